@@ -1,0 +1,3 @@
+"""
+A batching dispatcher between producers and consumers that run at different speeds.
+"""

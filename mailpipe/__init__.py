@@ -1,0 +1,3 @@
+"""
+A programmable SMTP gateway: receiver, chain of processors, batching Channel, storages.
+"""

@@ -1,0 +1,236 @@
+"""
+What travels through a gateway: sessions, envelopes, recipients, bodies, queue ids.
+
+Pure: time and chance are arguments. Receivers make these, and reach a gateway only
+through `MailGateway`, so that neither knows the other.
+"""
+
+from collections.abc import Awaitable, Iterator
+from typing import Any, Protocol
+
+import attrs
+
+from mailpipe.reply import Reply
+
+__all__ = [
+    "Body",
+    "BodySink",
+    "Envelope",
+    "MailGateway",
+    "MemoryBody",
+    "Recipient",
+    "Session",
+    "make_queue_id",
+]
+
+# Crockford's base32 in lower case: its characters sort as their values do.
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def make_queue_id(now: float, random: bytes) -> str:
+    """
+    Make a queue id: 26 lower-case base32 characters, 48 bits of time, then 80 of chance.
+
+    Sorts by time to the millisecond; safe as a file name and as a key; unique over workers,
+    restarts and machines.
+
+    Args:
+        now: Seconds since the epoch.
+
+        random: Ten random bytes.
+
+    Raises:
+        ValueError: If *random* is not ten bytes long.
+    """
+    if len(random) != 10:
+        msg = f"a queue id takes 10 random bytes, got {len(random)}"
+        raise ValueError(msg)
+    value = (int(now * 1000) & (1 << 48) - 1) << 80 | int.from_bytes(random)
+    return "".join([_ALPHABET[value >> shift & 31] for shift in range(125, -5, -5)])
+
+
+class Body(Protocol):
+    """
+    The octets of one mail as received (or a copy derived from them); immutable.
+
+    Attributes:
+        encoding: ``""`` for the octets themselves, else what undoes it: ``"zlib"``, ``"zstd"``.
+    """
+
+    encoding: str
+
+    def __len__(self) -> int:
+        """Octets."""
+        ...
+
+    def chunks(self, size: int = 65536) -> Iterator[bytes]:
+        """Yield the octets in order, at most *size* at a time; may be called again."""
+        ...
+
+    def read(self) -> bytes:
+        """
+        Return all octets at once.
+
+        Raises:
+            ValueError: If the body is not held in memory; use `chunks`.
+        """
+        ...
+
+
+@attrs.frozen(slots=True, eq=False)
+class MemoryBody:
+    """A body held in memory."""
+
+    data: bytes
+    encoding: str = ""
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def chunks(self, size: int = 65536) -> Iterator[bytes]:
+        """Yield the octets in order, at most *size* at a time."""
+        for start in range(0, len(self.data), size):
+            yield self.data[start : start + size]
+
+    def read(self) -> bytes:
+        """Return all octets."""
+        return self.data
+
+
+@attrs.define(slots=True, eq=False)
+class Session:
+    """
+    What is known of one client connection.
+
+    Facts of the connection (addresses, TLS) survive STARTTLS; what the client said before it
+    (HELO, AUTH) does not (RFC 3207 section 4.2).
+    """
+
+    peer: str = ""
+    """Client address, after PROXY or XCLIENT where trusted; ``""`` for a unix socket."""
+
+    port: int = 0
+    local: str = ""
+    """Address of our own end."""
+
+    hostname: str = "localhost"
+    """What we call ourselves in greeting and Received."""
+
+    helo: str = ""
+    esmtp: bool = False
+    lmtp: bool = False
+    tls: str = ""
+    """Protocol version and cipher, ``""`` in the clear."""
+
+    user: str = ""
+    """Who authenticated, ``""`` for nobody."""
+
+    trusted: bool = False
+    """May send to any recipient: authenticated, or from a listed network."""
+
+    values: dict[str, Any] = attrs.field(factory=dict)
+    """Whatever steps and hooks want to keep per connection."""
+
+
+@attrs.define(slots=True, eq=False)
+class Envelope:
+    """
+    One mail on its way: who, to whom, what, and what steps derived from it.
+
+    Holds no surrogates. Equality is identity.
+    """
+
+    queue_id: str
+    session: Session
+    received_at: float
+    """Seconds since the epoch, at MAIL."""
+
+    mail_from: str = ""
+    """Reverse path without brackets; ``""`` is the null sender."""
+
+    mail_params: tuple[str, ...] = ()
+    """ESMTP parameters of MAIL as written (SIZE, BODY, RET, ENVID, ...)."""
+
+    recipients: "list[Recipient]" = attrs.field(factory=list)
+    smtputf8: bool = False
+    body: Body = attrs.field(factory=lambda: MemoryBody(b""))
+    """As received: dots unstuffed, up to and with the CRLF before the final dot."""
+
+    prelude: bytes = b""
+    """Header lines that we add (Return-Path, Delivered-To, Received), stored beside the body."""
+
+    copies: dict[str, Body] = attrs.field(factory=dict)
+    """Derived bodies by name, each with its `encoding`."""
+
+    hashes: dict[str, str] = attrs.field(factory=dict)
+    """Hex digests of the received body by algorithm; never an identity."""
+
+    values: dict[str, Any] = attrs.field(factory=dict)
+    """What steps found out, by name."""
+
+    @property
+    def rcpt_to(self) -> tuple[str, ...]:
+        """The accepted recipients' addresses, in the order of RCPT."""
+        return tuple([recipient.address for recipient in self.recipients])
+
+
+@attrs.frozen(slots=True, eq=False)
+class Recipient:
+    """One RCPT; what a ``validate`` chain judges."""
+
+    address: str
+    params: tuple[str, ...]
+    """ESMTP parameters as written (NOTIFY, ORCPT)."""
+
+    envelope: Envelope
+    session: Session
+
+
+class BodySink(Protocol):
+    """Takes one mail's octets while DATA arrives; ends by exactly one of `close` and `abort`."""
+
+    def write(self, chunk: bytes) -> Awaitable[None] | None:
+        """Take octets, already unstuffed; an awaitable returned holds the client back until it is done."""
+        ...
+
+    async def close(self) -> None:
+        """The mail is whole: set ``envelope.body`` and what the stream steps found."""
+        ...
+
+    def abort(self) -> None:
+        """The mail will not be: leave nothing behind. Never raises."""
+        ...
+
+
+class MailGateway(Protocol):
+    """
+    What a receiver needs of a gateway.
+
+    None of these raises for a mail's sake; an exception is our trouble (the receiver answers
+    451 4.3.0 and logs).
+    """
+
+    def new_queue_id(self) -> str:
+        """A fresh queue id, asked for at MAIL."""
+        ...
+
+    async def admit(self, session: Session, size: int) -> Reply | None:
+        """At MAIL: None, or why no mail of *size* octets (0: not declared) is taken now (452 4.3.1)."""
+        ...
+
+    async def validate(self, recipient: Recipient) -> Reply | None:
+        """At RCPT, after the receiver's own checks: None to accept, or the refusal."""
+        ...
+
+    def open(self, envelope: Envelope) -> BodySink:
+        """At DATA: where this envelope's octets go."""
+        ...
+
+    async def save(self, envelope: Envelope) -> "Reply | tuple[Reply, ...]":
+        """
+        After the dot and `BodySink.close`: the verdict, once the mail is durable or refused.
+
+        One reply, or one per accepted recipient. Cancelled (the client vanished), the mail is
+        withdrawn if it has not been taken by a storage yet.
+        """
+        ...
