@@ -50,14 +50,12 @@ def make_queue_id(now: float, random: bytes) -> str:
 
 
 class Body(Protocol):
-    """
-    The octets of one mail as received (or a copy derived from them); immutable.
+    """The octets of one mail as received (or a copy derived from them); immutable."""
 
-    Attributes:
-        encoding: ``""`` for the octets themselves, else what undoes it: ``"zlib"``, ``"zstd"``.
-    """
-
-    encoding: str
+    @property
+    def encoding(self) -> str:
+        """``""`` for the octets themselves, else what undoes it: ``"zlib"``, ``"zstd"``."""
+        ...
 
     def __len__(self) -> int:
         """Octets."""
