@@ -5,6 +5,9 @@ BIN := .venv/bin
 ARGS ?=
 ALL_EXTRAS := mail,postgres,mysql,redis,zstd,relay
 
+# A step that fails half way must not look done next time.
+.DELETE_ON_ERROR:
+
 .PHONY: run test fmt lint types docs bench all clean
 
 run: .venv/.run
@@ -24,7 +27,7 @@ lint: .venv/.dev
 
 types: .venv/.dev
 	$(BIN)/mypy
-	$(BIN)/mypy tests/typing
+	$(BIN)/mypy tests/typing benchmarks
 
 docs: .venv/.dev
 	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
