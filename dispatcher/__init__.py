@@ -1,3 +1,72 @@
-"""
-A batching dispatcher between producers and consumers that run at different speeds.
-"""
+"""A batching dispatcher between producers and consumers that run at different speeds."""
+
+from importlib.metadata import version
+
+from dispatcher.buffer.batch import Batch
+from dispatcher.buffer.full import BlockNewItems, DropOldestBatch, FullBehavior, InfiniteGrowth
+from dispatcher.buffer.outcome import DropReason, ItemDropped, ItemFailed, Outcome, OutcomeError, Status
+from dispatcher.buffer.stats import ChannelStatistics
+from dispatcher.channel import BufferFull, Channel, ChannelEnded, Receipt, process
+from dispatcher.errors import (
+    AddError,
+    BadItemSize,
+    BadResults,
+    ChannelMisuse,
+    ForeignBatch,
+    ItemTooLarge,
+    ItemTooSmall,
+    OptionError,
+    RetryAfter,
+    SendCancelled,
+    StaleBatch,
+    TransientError,
+    UnknownPosition,
+    WouldDeadlock,
+)
+from dispatcher.limits import Rate
+from dispatcher.options import ChannelOptions
+from dispatcher.retry import RetryPolicy
+from dispatcher.typing import DropFn, ErrorFn, Limiter, SendFn
+
+__all__ = [
+    "AddError",
+    "BadItemSize",
+    "BadResults",
+    "Batch",
+    "BlockNewItems",
+    "BufferFull",
+    "Channel",
+    "ChannelEnded",
+    "ChannelMisuse",
+    "ChannelOptions",
+    "ChannelStatistics",
+    "DropFn",
+    "DropOldestBatch",
+    "DropReason",
+    "ErrorFn",
+    "ForeignBatch",
+    "FullBehavior",
+    "InfiniteGrowth",
+    "ItemDropped",
+    "ItemFailed",
+    "ItemTooLarge",
+    "ItemTooSmall",
+    "Limiter",
+    "OptionError",
+    "Outcome",
+    "OutcomeError",
+    "Rate",
+    "Receipt",
+    "RetryAfter",
+    "RetryPolicy",
+    "SendCancelled",
+    "SendFn",
+    "StaleBatch",
+    "Status",
+    "TransientError",
+    "UnknownPosition",
+    "WouldDeadlock",
+    "process",
+]
+
+__version__ = version("dispatcher-toolkit")

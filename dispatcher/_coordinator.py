@@ -1,0 +1,585 @@
+"""
+One channel's decisions: who may enter, what is sent when, and what becomes of what failed.
+
+Rules of this room. It reads no clock and waits for nothing. The shell calls one step after another,
+each with the time, and then looks at what there is to do: hooks to call (`told`), a batch that a free
+worker should take (`actionable`), a moment at which to be woken (`wake_at`). Steps that hand room to a
+blocked sender or an outcome to a receipt do so through `Blocked.wake` and `Ticket.settle`, which only
+schedule. Refusals are returned; the shell raises.
+
+Room. `room` is how many items may be appended with `append`, unasked. It is 0 whenever something has to
+be looked at: there is no open batch yet, the next item would be its last, the buffer would be full,
+somebody waits, or an option needs to see every item. What was granted and used up counts as accepted.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
+
+from dispatcher.buffer.batch import Batch, Watch
+from dispatcher.buffer.buffer import Buffer, Failure
+from dispatcher.buffer.full import BlockNewItems, InfiniteGrowth
+from dispatcher.buffer.options import BufferOptions
+from dispatcher.buffer.outcome import DropReason, Ticket
+from dispatcher.buffer.stats import ChannelStatistics
+from dispatcher.errors import AddError, BadItemSize, BadResults, ItemTooLarge, ItemTooSmall, RetryAfter
+from dispatcher.typing import Policy
+
+__all__ = ["Blocked", "Coordinator"]
+
+T = TypeVar("T")
+
+YIELD_EVERY = 1000
+"""A sender that never has to wait lets others run after so many items."""
+
+
+class Blocked:
+    """A sender that waits for room; the shell subclasses it to be woken."""
+
+    __slots__ = ("granted", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.granted = False
+
+    def wake(self) -> None:
+        """There is room, kept for this one, or the channel was closed; called once."""
+
+
+class Coordinator(Generic[T]):
+    """
+    The state of one channel, complete; the shell holds none of its own.
+
+    Args:
+        options: Checked already.
+
+        run: Prefix of the batches' keys, unique over processes.
+
+        policy: Judges failed attempts; None: there is one attempt.
+
+        heartbeat_every: Seconds of emptiness until a heartbeat; None: none.
+
+        limited: Each attempt costs a token.
+    """
+
+    def __init__(
+        self,
+        options: BufferOptions[T],
+        *,
+        run: str,
+        policy: Policy | None,
+        heartbeat_every: float | None,
+        limited: bool,
+    ) -> None:
+        self._policy = policy
+        self._heartbeat_every = heartbeat_every
+        self._idle_since = 0.0
+        self.buffer: Buffer[T] = Buffer(options, run)
+
+        self._max_leases = options.max_leases
+        self._bounds = options.bounds
+        self._blocking = isinstance(options.full_behavior, BlockNewItems)
+        self._unbounded = isinstance(options.full_behavior, InfiniteGrowth)
+        self._batch_room = options.batch_items_max or YIELD_EVERY + 1
+        self._coalesce_by = options.coalesce_by
+        self._item_size = options.item_size
+        self._item_size_limit = options.item_size_limit
+        self.per_item = not (
+            options.item_size is None and options.coalesce_by is None and options.item_age_max is None
+        )
+        """Every item needs a ticket."""
+
+        self.room = 0
+        self._granted = 0
+        self.append: Callable[[T], None] = _no_room
+        self._accepted = 0
+        self._yielded_at = 0
+        self._cut_since_yield = False
+
+        self._queue: OrderedDict[Blocked, None] = OrderedDict()
+        self._handed = 0
+        self._reserved_size = 0
+        self._wanted = False
+
+        self.limited = limited
+        self.token = False
+        self.acquiring = False
+        self._hold_until = -math.inf
+
+        self.closed = False
+        self.cancelled = False
+        self.faults: list[Exception] = []
+        """What a retry policy raised; for the log."""
+
+    def begin(self, now: float) -> None:
+        """The channel is open from now on; heartbeats count from here."""
+        self._idle_since = now
+
+    # Items in
+
+    def weigh(self, item: T, ticket: Ticket) -> AddError | None:
+        """
+        Ask the options' functions about *item*, each once, and note the answers in *ticket*.
+
+        Returns:
+            Why no batch can take it, or None. What the functions raise comes out as it is.
+        """
+        if self._item_size is not None:
+            size = self._item_size(item)
+            if not isinstance(size, int) or isinstance(size, bool):
+                return BadItemSize(size)
+            if size < 1:
+                return ItemTooSmall(size)
+            if size > self._item_size_limit:
+                return ItemTooLarge(size, self._item_size_limit)
+            ticket.size = size
+        if self._coalesce_by is not None:
+            key = self._coalesce_by(item)
+            hash(key)
+            ticket.key = key
+        return None
+
+    def fits(self, ticket: Ticket | None, now: float) -> bool:
+        """Whether an item can be accepted now; False: its sender has to wait."""
+        if not self._blocking:
+            return True
+        items, size = self._needs(ticket)
+        if self._queue and (items > 0 or size > 0):
+            return False
+        if self._fits(items, size):
+            return True
+        self._expire(now)
+        return self._fits(items, size)
+
+    def _needs(self, ticket: Ticket | None) -> tuple[int, int]:
+        """How much fuller the buffer gets."""
+        size = ticket.size if ticket is not None and self._item_size is not None else 0
+        if ticket is not None and self._coalesce_by is not None:
+            old = self.buffer.replaceable(ticket.key)
+            if old is not None:
+                return 0, size - old.size if self._item_size is not None else 0
+        return 1, size
+
+    def _fits(self, items: int, size: int) -> bool:
+        buffer, bounds = self.buffer, self._bounds
+        live = buffer.unleased_items + buffer.leased_items + self._handed
+        live_size = buffer.unleased_size + buffer.leased_size + self._reserved_size
+        if self._blocking:
+            live += buffer.marked_items
+            live_size += buffer.marked_size
+        return live + items <= bounds.items and live_size + size <= bounds.size
+
+    def accept(self, item: T, ticket: Ticket | None, now: float) -> None:
+        """Take an item that `fits`, or for which room was handed over; drops others if that is the policy."""
+        buffer = self.buffer
+        self._revoke()
+        if not self._blocking and not self._unbounded:
+            while not self._fits(*self._needs(ticket)):
+                if not buffer.drop_oldest():
+                    break
+        self._accepted += 1
+        batches = buffer.batches
+        size = ticket.size if ticket is not None and self._item_size is not None else 0
+        buffer.add(item, ticket, size, now)
+        if buffer.batches != batches:
+            self._cut_since_yield = True
+            self._wanted = False
+        self._grant()
+
+    def append_ticketed(self, item: T, ticket: Ticket) -> None:
+        """`append` for an item with a receipt; there has to be `room`."""
+        lot = self.buffer.open
+        assert lot is not None  # room says so
+        self.room -= 1
+        items, tickets = lot.items, lot.tickets
+        if len(tickets) != len(items):
+            lot.pad()
+        items.append(item)
+        tickets.append(ticket)
+        ticket.batch = lot
+
+    def _revoke(self) -> None:
+        """Take the unused room back; before anything that may change the open batch."""
+        self._accepted += self._granted - self.room
+        self._granted = self.room = 0
+        self.append = _no_room
+
+    def _grant(self) -> None:
+        """Let items be appended unasked, as many as nothing has to be looked at for."""
+        self._revoke()
+        lot = self.buffer.open
+        if lot is None or self.per_item or self._queue or self.closed:
+            return
+        room = self._batch_room - 1 - len(lot.items)
+        if not self._unbounded:
+            buffer = self.buffer
+            live = buffer.unleased_items + buffer.leased_items + self._handed
+            if self._blocking:
+                live += buffer.marked_items
+            free = self._bounds.items - live
+            room = int(free) if free < room else room
+        if room > 0:
+            self._granted = self.room = min(room, YIELD_EVERY)
+            self.append = lot.items.append
+
+    @property
+    def yield_owed(self) -> bool:
+        """Whether a sender that may wait should let others run before its next item."""
+        return self._cut_since_yield or self.accepted - self._yielded_at >= YIELD_EVERY
+
+    def yielded(self) -> None:
+        """Others ran."""
+        self._cut_since_yield = False
+        self._yielded_at = self.accepted
+
+    @property
+    def accepted(self) -> int:
+        """Items taken so far."""
+        return self._accepted + self._granted - self.room
+
+    # Senders that wait
+
+    def block(self, blocked: Blocked) -> None:
+        """Put a sender at the end of the queue; the open batch is due early while anyone is in it."""
+        self._revoke()
+        self._queue[blocked] = None
+
+    def unblock(self, blocked: Blocked) -> None:
+        """
+        Take a sender out: it is about to add its item, or was cancelled, or sees that all is closed.
+
+        Room that was handed to it is free again; the shell calls `accept` at once, or `hand_room`.
+        """
+        if blocked.granted:
+            blocked.granted = False
+            self._handed -= 1
+            self._reserved_size -= blocked.size
+        else:
+            self._queue.pop(blocked, None)
+
+    def hand_room(self) -> None:
+        """Hand what room there is to the senders that wait, in their order."""
+        queue = self._queue
+        while queue:
+            blocked = next(iter(queue))
+            if not self._fits(1, blocked.size):
+                return
+            del queue[blocked]
+            blocked.granted = True
+            self._handed += 1
+            self._reserved_size += blocked.size
+            blocked.wake()
+
+    def refuse(self) -> None:
+        """A sender that cannot wait was turned away: the open batch is due early."""
+        self._wanted = True
+
+    def withdraw(self, ticket: Ticket, now: float) -> bool:
+        """Take one item out at its owner's wish; False if it has its outcome or is with a SendFn."""
+        self._revoke()
+        gone = self.buffer.withdraw(ticket)
+        self._after_leaving(now)
+        return gone
+
+    # Batches out
+
+    def _early(self) -> bool:
+        return self._wanted or bool(self._queue)
+
+    def _heartbeat_at(self) -> float:
+        if self._heartbeat_every is None or self.closed or not self.buffer.empty:
+            return math.inf
+        return self._idle_since + self._heartbeat_every
+
+    def _next_at(self) -> float:
+        at = self.buffer.next_at(early=self._early())
+        return at if self._heartbeat_every is None else min(at, self._heartbeat_at())
+
+    def actionable(self, now: float) -> bool:
+        """Whether a worker has something to do: a token to acquire, or a batch to take."""
+        return (
+            len(self.buffer.leased) < self._max_leases
+            and not self.acquiring
+            and now >= self._hold_until
+            and self._next_at() <= now
+        )
+
+    def wants_token(self, now: float) -> bool:
+        """Whether the asking worker shall acquire one; it sets `acquiring` while it does."""
+        return self.limited and not self.token and self.actionable(now)
+
+    def wake_at(self, now: float) -> float:
+        """
+        When something becomes due by the mere passing of time, later than *now*; ``inf``: never.
+
+        What is due already is not told: that is `actionable`, and some worker has been sent for.
+        """
+        at = self.buffer.expires_at()
+        if len(self.buffer.leased) < self._max_leases and not self.acquiring:
+            due = max(self._next_at(), self._hold_until)
+            if now < due < at:
+                return due
+        return at
+
+    def take(self, now: float) -> Batch[T] | None:
+        """Lease the next batch that is due, if a lease is free (and a token there, where one is needed)."""
+        buffer = self.buffer
+        self.yielded()
+        if (
+            len(buffer.leased) >= self._max_leases
+            or now < self._hold_until
+            or (self.limited and not self.token)
+        ):
+            return None
+        self._expire(now)
+        self._revoke()
+        lot = buffer.next_due(now, early=self._early())
+        if lot is None and self._heartbeat_at() <= now:
+            lot = buffer.synthetic(now)
+        batch = None
+        if lot is not None:
+            batch = buffer.lease(lot, self, now)
+            self.token = False
+            self._wanted = False
+        self._grant()
+        return batch
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        self._expire(now)
+
+    def _expire(self, now: float) -> None:
+        if self.buffer.expires_at() <= now:
+            self._revoke()
+            self.buffer.expire(now)
+            self._after_leaving(now)
+
+    # Leases back
+
+    def mark_done(self, batch: Batch[Any], positions: Any) -> None:  # noqa: ANN401 - see batch.Owner
+        """A SendFn delivered some of its items before its end."""
+        self.buffer.mark_done(batch, positions)
+        self.hand_room()
+
+    def end(self, batch: Batch[T], error: Exception | None, results: object, now: float) -> Failure[T] | None:
+        """
+        Take a lease back.
+
+        Args:
+            batch: The attempt.
+
+            error: What the SendFn raised, None if it returned.
+
+            results: What it returned.
+
+            now: The time.
+
+        Returns:
+            What failed; ask the hooks, then `judge`. None if nothing did.
+
+        Raises:
+            ForeignBatch: If *batch* is not leased from here.
+        """
+        checked: Sequence[Any] | None = None
+        if error is None and results is not None and _wants_results(batch):
+            try:
+                checked = _checked(results, len(batch.items))
+            except BadResults as bad:
+                error = bad
+        failure = self.buffer.end(batch, error, checked)
+        if failure is None:
+            self._after_leaving(now)
+        else:
+            self._hold(failure.batch, now)
+        return failure
+
+    def judge(self, failure: Failure[T], verdict: bool | None, now: float) -> None:
+        """Say what becomes of what failed; *verdict* is the hook's."""
+        lot, view = failure.lot, failure.batch
+        failed: set[int] = set()
+        dropped: set[int] = set()
+        reason = DropReason.SUPERSEDED
+        retry_at = math.inf
+        if self.cancelled or lot.dropped:
+            reason = DropReason.CANCELLED if self.cancelled else DropReason.FULL
+            dropped.update(range(len(lot.items)))
+        else:
+            failed, dropped, retry_at = self._sort(failure, verdict, now)
+            if lot.synthetic and view.error is not None and not self.closed:
+                delay = self._delay(view.error, failure, verdict, now)
+                retry_at = math.inf if delay is None else now + delay
+        self.buffer.resolve(
+            failure, failed=failed, dropped=dropped, reason=reason, retry_at=retry_at, now=now
+        )
+        self._expire(now)
+        self._after_leaving(now)
+
+    def _sort(
+        self, failure: Failure[T], verdict: bool | None, now: float
+    ) -> tuple[set[int], set[int], float]:
+        """Who failed for good, who is superseded, and when the others are due again."""
+        tickets = failure.lot.pad()
+        failed: set[int] = set()
+        superseded: set[int] = set()
+        delays: dict[int, float | None] = {}  # by the error's identity: one draw of chance for each
+        longest = -math.inf
+        for position, error in failure.batch.errors.items():
+            ticket = tickets[position]
+            if ticket is not None and ticket.superseded:
+                superseded.add(position)
+                continue
+            if id(error) not in delays:
+                delays[id(error)] = self._delay(error, failure, verdict, now)
+            delay = delays[id(error)]
+            if delay is None:
+                failed.add(position)
+            else:
+                longest = max(longest, delay)
+        return failed, superseded, now + longest if longest >= 0 else math.inf
+
+    def _delay(self, error: Exception, failure: Failure[T], verdict: bool | None, now: float) -> float | None:
+        if verdict is False or self._policy is None or isinstance(error, BadResults):
+            return None
+        lot = failure.lot
+        try:
+            delay = self._policy.next_delay(
+                error,
+                attempt=lot.attempts,
+                first_at=lot.first_leased_at,
+                now=now,
+                at_least=asked_for(error) or 0.0,
+                wanted=verdict is True,
+            )
+        except Exception as fault:
+            self.faults.append(fault)
+            return None
+        return None if delay is None else max(delay, 0.0)
+
+    def _hold(self, view: Batch[T], now: float) -> None:
+        """Obey a RetryAfter, wherever it stands."""
+        errors = set(view.errors.values())
+        if view.error is not None:
+            errors.add(view.error)
+        asked = [seconds for error in errors if (seconds := asked_for(error)) is not None]
+        if asked:
+            self._hold_until = max(self._hold_until, now + max(asked))
+
+    def _after_leaving(self, now: float) -> None:
+        """Something left the buffer or a lease: room for those who wait, perhaps idleness."""
+        if self.buffer.empty:
+            self._idle_since = now
+        if self._queue and not self.closed:
+            self.hand_room()
+        if self.room == 0:
+            self._grant()
+
+    # Ends
+
+    def cut(self, now: float) -> None:
+        """Close the open batch; it is due at once."""
+        self._revoke()
+        self.buffer.cut(now)
+        self._wanted = False
+
+    def watch(self, watch: Watch) -> None:
+        """Let *watch* count down with every batch there is, the open one left out."""
+        self.buffer.watch(watch)
+
+    def close(self, now: float) -> None:
+        """Take no more; what is there is sent. Senders that wait are woken to see it."""
+        if self.closed:
+            return
+        self.cut(now)
+        self.closed = True
+        self.buffer.discard_heartbeats()
+        queue, self._queue = self._queue, OrderedDict()
+        for blocked in queue:
+            blocked.wake()
+
+    def cancel(self, now: float) -> None:
+        """Take no more, and drop what is with no SendFn; attempts that fail from here on are not repeated."""
+        self.close(now)
+        if not self.cancelled:
+            self.cancelled = True
+            self.buffer.drop_waiting(DropReason.CANCELLED)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is buffered or in flight."""
+        return self.buffer.empty
+
+    @property
+    def drained(self) -> bool:
+        """Closed, and everything is out."""
+        return self.closed and self.buffer.empty
+
+    @property
+    def waiters(self) -> int:
+        """Senders that wait, those with room handed to them included."""
+        return len(self._queue) + self._handed
+
+    def statistics(self) -> ChannelStatistics:
+        """All counts, as of now."""
+        buffer = self.buffer
+        dropped: Mapping[DropReason, int] = MappingProxyType(dict(buffer.dropped))
+        return ChannelStatistics(
+            unleased_items=buffer.unleased_items,
+            unleased_size=buffer.unleased_size,
+            leased_items=buffer.leased_items,
+            leased_size=buffer.leased_size,
+            dropped_leased_items=buffer.marked_items,
+            dropped_leased_size=buffer.marked_size,
+            leases=len(buffer.leased),
+            waiters=self.waiters,
+            accepted=self.accepted,
+            delivered=buffer.delivered,
+            failed=buffer.failed,
+            dropped=dropped,
+            batches=buffer.batches,
+            attempts=buffer.attempts,
+            retries=buffer.retries,
+            heartbeats=buffer.heartbeats,
+        )
+
+
+def asked_for(error: BaseException) -> float | None:
+    """The longest RetryAfter in *error*, which may be a group; None if there is none."""
+    if isinstance(error, RetryAfter):
+        return error.seconds
+    if isinstance(error, BaseExceptionGroup):
+        found = [seconds for leaf in error.exceptions if (seconds := asked_for(leaf)) is not None]
+        return max(found, default=None)
+    return None
+
+
+def _no_room(item: object) -> None:
+    msg = f"appended {item!r} without room"
+    raise AssertionError(msg)
+
+
+def _wants_results(batch: Batch[Any]) -> bool:
+    tickets = batch._lot.tickets  # noqa: SLF001 - one core
+    return any(ticket is not None and ticket.wants_result for ticket in tickets)
+
+
+def _checked(results: object, length: int) -> Sequence[Any]:
+    """The results as a list, one per item."""
+    if isinstance(results, str | bytes | bytearray | memoryview | Mapping):
+        msg = f"a SendFn returns a sequence of one result per item, or None; got {type(results).__name__}"
+        raise BadResults(msg)
+    if not (hasattr(results, "__len__") and hasattr(results, "__getitem__")):
+        msg = f"a SendFn returns a sequence of one result per item, or None; got {type(results).__name__}"
+        raise BadResults(msg)
+    try:
+        entries: list[Any] = list(results)  # type: ignore[call-overload]
+    except Exception as error:
+        msg = f"the results of a SendFn could not be read: {type(error).__name__}"
+        raise BadResults(msg) from error
+    if len(entries) != length:
+        msg = f"a SendFn returned {len(entries)} results for a batch of {length}"
+        raise BadResults(msg)
+    return entries

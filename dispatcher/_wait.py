@@ -1,0 +1,130 @@
+"""
+The one waiting primitive, for both backends, and the little else that differs between them.
+
+anyio's own events and checkpoints cost several microseconds each, because they look up the backend at
+every call. Here it is looked up once, when a channel opens.
+"""
+
+import asyncio
+import sys
+import types
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["Backend", "Waiter", "current_backend"]
+
+
+class Waiter(Protocol):
+    """Waits once, for one task."""
+
+    def wake(self) -> None:
+        """End the wait, now or when it begins; a second call does nothing."""
+        ...
+
+    async def wait(self) -> None:
+        """
+        Return once woken.
+
+        Cancelled it may be even after `wake`; whoever was handed something has to look.
+        """
+        ...
+
+
+@attrs.frozen(slots=True, eq=False)
+class Backend:
+    """What the channel needs of the event loop it runs in."""
+
+    name: str
+    clock: Callable[[], float]
+    """Monotonic seconds, the same clock that cancel scopes go by."""
+
+    waiter: Callable[[], Waiter]
+    pass_turn: Callable[[], Awaitable[None]]
+    """Let every other task that is ready run once; may be cancelled."""
+
+    cancelled: type[BaseException]
+    cancellation_asked: Callable[[], bool]
+    """Whether the current task's cancellation was asked for, and did not just come out of a callee."""
+
+
+class _AsyncioWaiter:
+    __slots__ = ("_future",)
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        await self._future
+
+
+@types.coroutine
+def _pass_turn() -> Generator[None, None, None]:
+    yield
+
+
+def _asyncio_asked() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _asyncio() -> Backend:
+    loop = asyncio.get_running_loop()
+    return Backend("asyncio", loop.time, _AsyncioWaiter, _pass_turn, asyncio.CancelledError, _asyncio_asked)
+
+
+def _trio() -> Backend:
+    import trio
+
+    class TrioWaiter:
+        __slots__ = ("_task", "_woken")
+
+        def __init__(self) -> None:
+            self._task: trio.lowlevel.Task | None = None
+            self._woken = False
+
+        def wake(self) -> None:
+            if self._woken:
+                return
+            self._woken = True
+            if self._task is not None:
+                task, self._task = self._task, None
+                trio.lowlevel.reschedule(task)
+
+        async def wait(self) -> None:
+            if self._woken:
+                await trio.lowlevel.checkpoint()
+                return
+            self._task = trio.lowlevel.current_task()
+
+            def abort(_: object) -> trio.lowlevel.Abort:
+                self._task = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def asked() -> bool:
+        return True  # trio.Cancelled cannot be raised by hand
+
+    return Backend("trio", trio.current_time, TrioWaiter, trio.lowlevel.checkpoint, trio.Cancelled, asked)
+
+
+def current_backend() -> Backend:
+    """
+    The backend of the running event loop.
+
+    Raises:
+        RuntimeError: If there is no running event loop.
+    """
+    module: Any = sys.modules.get("trio")
+    if module is not None and module.lowlevel.in_trio_task():
+        return _trio()
+    return _asyncio()

@@ -1,0 +1,820 @@
+"""
+The channel: a thin shell that gives the coordinator a clock, workers, a timer and waiters.
+
+It holds no counts of its own. Each public method is one step of the coordinator, followed by `_after`,
+which looks at what the step left to do. The event loop makes steps atomic; nothing here may be called
+from another thread.
+
+Tasks, all children of one group that lives as long as the ``async with`` block: a keeper, which sleeps
+until something becomes due by the passing of time, and up to ``max_leases`` workers, started when first
+needed, which take batches and park when there is none. One worker is sent for at a time; having taken
+its batch, it sends for the next one if there is more to do.
+"""
+
+import logging
+import math
+import uuid
+from collections.abc import AsyncIterable, Iterable
+from contextvars import Context, ContextVar, copy_context
+from types import TracebackType
+from typing import Any, Generic, Self
+
+import anyio
+import anyio.abc
+from aiolimiter import AsyncLimiter
+from typing_extensions import TypeVar
+
+from dispatcher._coordinator import Blocked, Coordinator
+from dispatcher._wait import Backend, Waiter, current_backend
+from dispatcher.buffer.batch import Batch, Watch
+from dispatcher.buffer.buffer import Failure
+from dispatcher.buffer.outcome import Outcome, Ticket
+from dispatcher.buffer.stats import ChannelStatistics
+from dispatcher.errors import ChannelMisuse, OptionError, SendCancelled, WouldDeadlock
+from dispatcher.options import ChannelOptions
+from dispatcher.typing import SendFn
+
+__all__ = ["BufferFull", "Channel", "ChannelEnded", "Receipt", "process"]
+
+T = TypeVar("T")
+R = TypeVar("R", default=None)
+R_co = TypeVar("R_co", covariant=True, default=None)
+
+_LOG = logging.getLogger("dispatcher")
+
+_INSIDE: "ContextVar[tuple[Channel[Any, Any], ...]]" = ContextVar("dispatcher_inside", default=())
+"""The channels whose SendFn the current context belongs to."""
+
+LIMITER_PAUSE = 1.0
+"""Seconds until a limiter that raised is asked again."""
+
+
+class BufferFull(anyio.WouldBlock):
+    """The item would have to wait; it was not accepted."""
+
+
+class ChannelEnded(anyio.ClosedResourceError, ChannelMisuse):
+    """The channel's ``async with`` block is over."""
+
+
+class Receipt(Ticket, Generic[R_co]):
+    """
+    Tells one item's fate; from `Channel.submit`.
+
+    One that nobody waits for costs nothing more, and says nothing.
+    """
+
+    __slots__ = ("_channel", "_waiters")
+
+    wants_result = True
+    outcome: Outcome[R_co] | None
+    """None until the item has its outcome."""
+
+    def __init__(self, channel: "Channel[Any, R_co]") -> None:
+        # Ticket.__init__, spelled out: this is made once per item.
+        self.outcome = None
+        self.superseded = False
+        self._channel = channel
+        self._waiters: Waiter | list[Waiter] | None = None
+
+    async def wait(self) -> Outcome[R_co]:
+        """
+        Return the outcome once there is one; at once if there is one already.
+
+        Cancelled, it withdraws nothing: see `cancel`.
+
+        Raises:
+            WouldDeadlock: If called from the channel's own SendFn for an unsettled item.
+        """
+        outcome = self.outcome
+        if outcome is None:
+            channel = self._channel
+            channel._refuse_inside("Receipt.wait")  # noqa: SLF001 - one module
+            waiter = channel._backend.waiter()  # noqa: SLF001
+            waiters = self._waiters
+            if waiters is None:
+                self._waiters = waiter
+            elif isinstance(waiters, list):
+                waiters.append(waiter)
+            else:
+                self._waiters = [waiters, waiter]
+            try:
+                await waiter.wait()
+            except BaseException:
+                self._forget(waiter)
+                raise
+            outcome = self.outcome
+            assert outcome is not None  # woken by settle alone
+        return outcome
+
+    def _forget(self, waiter: Waiter) -> None:
+        if self._waiters is waiter:
+            self._waiters = None
+        elif isinstance(self._waiters, list) and waiter in self._waiters:
+            self._waiters.remove(waiter)
+
+    def cancel(self) -> bool:
+        """
+        Withdraw the item, if it is with no SendFn: before its lease, or between attempts.
+
+        Returns:
+            True if it left: its outcome is DROPPED, CANCELLED. False if it has an outcome already, or
+            is with a SendFn now.
+        """
+        return self._channel._withdraw(self)  # noqa: SLF001
+
+    def settle(self, outcome: Outcome[Any]) -> None:
+        """For the channel alone: note the outcome, wake who waits."""
+        self.outcome = outcome
+        waiters = self._waiters
+        if waiters is not None:
+            self._waiters = None
+            if isinstance(waiters, list):
+                for waiter in waiters:
+                    waiter.wake()
+            else:
+                waiters.wake()
+
+    def __repr__(self) -> str:
+        state = "waiting" if self.outcome is None else self.outcome.status.value
+        return f"<Receipt {state}>"
+
+
+class _BlockedSender(Blocked):
+    __slots__ = ("waiter",)
+
+    def __init__(self, size: int, waiter: Waiter) -> None:
+        super().__init__(size)
+        self.waiter = waiter
+
+    def wake(self) -> None:
+        self.waiter.wake()
+
+
+class _Flush(Watch):
+    __slots__ = ("waiter",)
+
+    def __init__(self, waiter: Waiter) -> None:
+        super().__init__()
+        self.waiter = waiter
+
+    def gone(self) -> None:
+        self.remaining -= 1
+        if self.remaining == 0:
+            self.waiter.wake()
+
+
+class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
+    """
+    Buffers items, and sends them in batches through *send_fn*.
+
+    Every accepted item gets exactly one outcome: delivered, failed or dropped. Runs on asyncio and on
+    trio; belongs to the event loop, and the thread, in which it was entered.
+
+    Args:
+        send_fn: Sends one batch (`SendFn`).
+
+        options: Default: `ChannelOptions()`.
+
+        name: For logs.
+
+    Raises:
+        OptionError: If *send_fn* cannot be called.
+    """
+
+    def __init__(
+        self,
+        send_fn: SendFn[T, R],
+        options: ChannelOptions[T] | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        if not callable(send_fn):
+            raise OptionError(
+                option="send_fn", rule="has to be an async function of one batch", value=send_fn
+            )
+        self._send_fn = send_fn
+        self._options: ChannelOptions[T] = ChannelOptions() if options is None else options
+        self._name = name
+        self._timeout = self._options.send_timeout
+        self._limiter = self._options.qps_limit
+        self._on_error = self._options.on_error
+        self._on_drop = self._options.on_drop
+        min_qps = self._options.min_qps
+        self._core: Coordinator[T] = Coordinator(
+            self._options,
+            run=uuid.uuid4().hex,
+            policy=self._options.retry,
+            heartbeat_every=None if min_qps is None else 1 / min_qps,
+            limited=self._limiter is not None,
+        )
+        self._state = "new"
+        self._backend: Backend
+        self._context: Context
+        self._group: anyio.abc.TaskGroup
+        self._workers_group: anyio.abc.TaskGroup
+        self._timer: anyio.CancelScope | None = None
+        self._alarm = math.inf
+        self._workers = 0
+        self._parked: list[Waiter] = []
+        self._sent_for = False
+        self._telling = False
+        self._finished = False
+        self._crash: BaseException | None = None
+        self._idle_waiters: list[Waiter] = []
+        self._drained_waiters: list[Waiter] = []
+
+    # Life
+
+    async def __aenter__(self) -> Self:
+        """
+        Start the channel.
+
+        Raises:
+            ChannelMisuse: If it was entered before.
+
+            OptionError: If the limiter is asyncio's alone and this is not asyncio.
+        """
+        if self._state != "new":
+            msg = f"{self!r} was entered before; a channel lives once"
+            raise ChannelMisuse(msg)
+        backend = current_backend()
+        if backend.name != "asyncio" and isinstance(self._limiter, AsyncLimiter):
+            raise OptionError(
+                option="qps_limit",
+                rule=f"has to run on {backend.name}, as limits.Rate does",
+                value=self._limiter,
+            )
+        self._backend = backend
+        self._context = copy_context()
+        group = anyio.create_task_group()
+        await group.__aenter__()
+        self._group = group
+        self._state = "open"
+        self._core.begin(backend.clock())
+        group.start_soon(self._run, name=f"{self!r} keeper")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """
+        Drain (after an exception: cancel), and end.
+
+        The block's exception leaves as itself. What a SendFn or a hook raised beyond ``Exception``
+        leaves in its place.
+        """
+        ending = exc
+        if exc is None:
+            try:
+                await self.aclose()
+            except BaseException as error:
+                ending = error
+        else:
+            self.cancel()
+        try:
+            # The group has to see cancellations, or their scopes would not; it would wrap all else.
+            if ending is not None and _holds(ending, self._backend.cancelled):
+                await self._group.__aexit__(type(ending), ending, ending.__traceback__)
+            else:
+                await self._group.__aexit__(None, None, None)
+        finally:
+            self._state = "ended"
+        if self._crash is not None:
+            raise self._crash
+        if ending is not None and ending is not exc:
+            raise ending
+
+    async def _run(self) -> None:
+        async with anyio.create_task_group() as workers:
+            self._workers_group = workers
+            self._after(self._backend.clock())
+            # Shielded: it has to outlive the workers, whoever cancels them.
+            with anyio.CancelScope(shield=True):
+                await self._keep()
+            workers.cancel_scope.cancel()
+
+    async def _keep(self) -> None:
+        """Sleep until something is due by the passing of time; look; sleep again."""
+        core, clock = self._core, self._backend.clock
+        while not self._finished:
+            self._alarm = core.wake_at(clock())
+            with anyio.CancelScope(deadline=self._alarm) as self._timer:
+                await anyio.sleep_forever()
+            # A timer may fire early by the clock's resolution, and what is due then is due.
+            now = max(self._alarm, clock())
+            core.tick(now)
+            self._after(now)
+
+    def _set_alarm(self, at: float) -> None:
+        """Only ever earlier: a late alarm that fires in vain costs less than moving it each time."""
+        if at < self._alarm:
+            self._alarm = at
+            if self._timer is not None:
+                self._timer.deadline = at
+
+    # Items in
+
+    async def send(self, item: T) -> None:
+        """
+        Take *item*; wait, first come first served, while the buffer is full.
+
+        Does not suspend while there is room, but for a turn of the loop now and then. Cancelled, it has
+        accepted nothing.
+
+        Raises:
+            AddError: If no batch can take the item, by its size.
+
+            anyio.ClosedResourceError: If the channel is or becomes closed.
+
+            ChannelMisuse: If used outside the ``async with`` block; `WouldDeadlock` if it would have to
+                wait inside the channel's own SendFn.
+        """
+        core = self._core
+        if core.room:
+            core.room -= 1
+            core.append(item)
+            return
+        await self._enter(item, None)
+
+    def send_nowait(self, item: T) -> None:
+        """
+        Take *item* now or not at all.
+
+        Raises:
+            BufferFull: If it would have to wait.
+
+            AddError, anyio.ClosedResourceError, ChannelMisuse: As `send`.
+        """
+        core = self._core
+        if core.room:
+            core.room -= 1
+            core.append(item)
+            return
+        self._enter_nowait(item, None)
+
+    async def submit(self, item: T) -> Receipt[R]:
+        """As `send`, with a receipt."""
+        receipt: Receipt[R] = Receipt(self)
+        core = self._core
+        if core.room:
+            core.append_ticketed(item, receipt)
+        else:
+            await self._enter(item, receipt)
+        return receipt
+
+    def submit_nowait(self, item: T) -> Receipt[R]:
+        """As `send_nowait`, with a receipt."""
+        receipt: Receipt[R] = Receipt(self)
+        core = self._core
+        if core.room:
+            core.append_ticketed(item, receipt)
+        else:
+            self._enter_nowait(item, receipt)
+        return receipt
+
+    async def call(self, item: T) -> R:
+        """
+        Submit *item*, wait, and return its result: request and response, batched.
+
+        Cancelled, it withdraws the item if no SendFn has it.
+
+        Raises:
+            ItemFailed: If it failed.
+
+            ItemDropped: If it was dropped.
+
+            AddError, anyio.ClosedResourceError, ChannelMisuse: As `send`.
+        """
+        self._refuse_inside("call")
+        receipt = await self.submit(item)
+        try:
+            outcome = await receipt.wait()
+        except BaseException:
+            receipt.cancel()
+            raise
+        return outcome.unwrap()
+
+    async def consume(self, source: Iterable[T] | AsyncIterable[T]) -> None:
+        """`send` everything that *source* yields; raises what it raises, and as `send`."""
+        if isinstance(source, AsyncIterable):
+            async for item in source:
+                await self.send(item)
+        else:
+            for item in source:
+                await self.send(item)
+
+    def _check_open(self) -> None:
+        if self._state != "open":
+            if self._state == "ended":
+                raise ChannelEnded
+            msg = f"{self!r} is used before its 'async with' block"
+            raise ChannelMisuse(msg)
+        if self._core.closed:
+            raise anyio.ClosedResourceError
+
+    async def _enter(self, item: T, ticket: Ticket | None) -> None:
+        """The way in where something has to be looked at."""
+        core = self._core
+        self._check_open()
+        if core.yield_owed:
+            await self._backend.pass_turn()
+            core.yielded()
+        ticket = self._weigh(item, ticket)
+        now = self._backend.clock()
+        if not core.fits(ticket, now):
+            self._refuse_inside("send to a full buffer")
+            await self._wait_for_room(ticket, now)
+            now = self._backend.clock()
+        core.accept(item, ticket, now)
+        self._after(now)
+
+    def _enter_nowait(self, item: T, ticket: Ticket | None) -> None:
+        core = self._core
+        self._check_open()
+        ticket = self._weigh(item, ticket)
+        now = self._backend.clock()
+        if not core.fits(ticket, now):
+            core.refuse()
+            self._after(now)
+            raise BufferFull
+        core.accept(item, ticket, now)
+        self._after(now)
+
+    def _weigh(self, item: T, ticket: Ticket | None) -> Ticket | None:
+        core = self._core
+        if core.per_item:
+            if ticket is None:
+                ticket = Ticket()
+            refusal = core.weigh(item, ticket)
+            if refusal is not None:
+                raise refusal
+        self._check_open()  # others ran, or the options' functions closed it
+        return ticket
+
+    async def _wait_for_room(self, ticket: Ticket | None, now: float) -> None:
+        """Return with room for this one item, which nobody else can take before the next await."""
+        core = self._core
+        size = getattr(ticket, "size", 0)
+        blocked = _BlockedSender(size, self._backend.waiter())
+        core.block(blocked)
+        self._after(now)
+        try:
+            await blocked.waiter.wait()
+        except BaseException:
+            core.unblock(blocked)
+            core.hand_room()
+            raise
+        core.unblock(blocked)
+        if core.closed:
+            raise anyio.ClosedResourceError
+
+    def _withdraw(self, receipt: Receipt[Any]) -> bool:
+        if receipt.outcome is not None:
+            return False
+        now = self._backend.clock()
+        gone = self._core.withdraw(receipt, now)
+        self._after(now)
+        return gone
+
+    # Ends
+
+    def cut(self) -> None:
+        """Cut the open batch now, whatever its age; does nothing if there is none."""
+        self._check_entered()
+        now = self._backend.clock()
+        self._core.cut(now)
+        self._after(now)
+
+    async def flush(self) -> None:
+        """
+        Cut, and return when every item accepted before has its outcome.
+
+        Raises:
+            WouldDeadlock: If called from the channel's own SendFn.
+        """
+        self._check_entered()
+        self._refuse_inside("flush")
+        self.cut()
+        flush = _Flush(self._backend.waiter())
+        self._core.watch(flush)
+        if flush.remaining:
+            await flush.waiter.wait()
+
+    def close(self) -> None:
+        """
+        Take no more; what is there is cut and sent. A second call does nothing.
+
+        Senders that wait get ``anyio.ClosedResourceError``; a heartbeat that waits is dropped.
+        """
+        if self._state == "ended":
+            return
+        self._check_entered()
+        now = self._backend.clock()
+        self._core.close(now)
+        self._after(now)
+
+    def cancel(self) -> None:
+        """
+        Close, drop what waits (CANCELLED), and cancel the SendFns that run.
+
+        The caller's own block runs on. What a SendFn delivers all the same is delivered.
+        """
+        if self._state == "ended":
+            return
+        self._check_entered()
+        now = self._backend.clock()
+        self._core.cancel(now)
+        if hasattr(self, "_workers_group"):
+            self._workers_group.cancel_scope.cancel()
+        self._after(now)
+
+    async def aclose(self) -> None:
+        """
+        Close, and return when everything is out.
+
+        Cancelled, it is `cancel`, returns once everything is out, and passes the cancellation on: so
+        ``move_on_after(10)`` around it is a deadline.
+
+        Raises:
+            WouldDeadlock: If called from the channel's own SendFn.
+        """
+        if self._state == "ended":
+            return
+        self._check_entered()
+        self._refuse_inside("aclose")
+        self.close()
+        try:
+            await self._wait_for(self._drained_waiters, over=self._finished)
+        except BaseException:
+            self.cancel()
+            with anyio.CancelScope(shield=True):
+                if not self._finished:
+                    await self._wait_for(self._drained_waiters, over=False)
+            raise
+
+    async def wait_drained(self) -> None:
+        """Return when the channel is closed, everything is out and ``on_drained`` has run."""
+        self._check_entered()
+        self._refuse_inside("wait_drained")
+        await self._wait_for(self._drained_waiters, over=self._finished)
+
+    async def wait_idle(self) -> None:
+        """Return when nothing is buffered or in flight."""
+        self._check_entered()
+        self._refuse_inside("wait_idle")
+        await self._wait_for(self._idle_waiters, over=self._core.idle)
+
+    async def _wait_for(self, waiters: list[Waiter], *, over: bool) -> None:
+        if over:
+            await anyio.lowlevel.checkpoint()
+            return
+        waiter = self._backend.waiter()
+        waiters.append(waiter)
+        try:
+            await waiter.wait()
+        finally:
+            if waiter in waiters:
+                waiters.remove(waiter)
+
+    def _check_entered(self) -> None:
+        if self._state == "new":
+            msg = f"{self!r} is used before its 'async with' block"
+            raise ChannelMisuse(msg)
+
+    def _refuse_inside(self, what: str) -> None:
+        if self in _INSIDE.get():
+            msg = f"{what} inside the SendFn of {self!r} would wait for its own end"
+            raise WouldDeadlock(msg)
+
+    @property
+    def closed(self) -> bool:
+        """No more items are taken."""
+        return self._core.closed
+
+    @property
+    def drained(self) -> bool:
+        """Closed, everything is out, and ``on_drained`` has run."""
+        return self._finished
+
+    def statistics(self) -> ChannelStatistics:
+        """A snapshot of all counts; at any time."""
+        return self._core.statistics()
+
+    def __repr__(self) -> str:
+        name = f" {self._name!r}" if self._name else ""
+        return f"<Channel{name} at {id(self):#x}>"
+
+    # After each step
+
+    def _after(self, now: float) -> None:
+        """Look at what a step left to do; awaits nothing."""
+        core = self._core
+        if core.buffer.told or core.faults:
+            self._tell()
+        if not self._sent_for and core.actionable(now):
+            self._send_for_worker()
+        at = core.wake_at(now)
+        if at < self._alarm:
+            self._set_alarm(at)
+        if core.buffer.empty:
+            self._on_empty()
+
+    def _send_for_worker(self) -> None:
+        if self._parked:
+            self._sent_for = True
+            self._parked.pop().wake()
+        elif self._workers < self._options.max_leases and hasattr(self, "_workers_group"):
+            self._sent_for = True
+            self._workers += 1
+            # In the opener's context, not in that of whoever happened to send.
+            self._context.run(self._workers_group.start_soon, self._work)
+
+    def _on_empty(self) -> None:
+        if self._core.buffer.told:  # hooks that wait for the next turn come first
+            return
+        for waiter in self._idle_waiters:
+            waiter.wake()
+        self._idle_waiters.clear()
+        if self._core.closed and not self._finished:
+            if self._telling:
+                self._set_alarm(-math.inf)
+                return
+            self._finish()
+
+    def _finish(self) -> None:
+        """Everything is out: the last hooks, then those who wait for it."""
+        self._telling = True
+        flush = getattr(self._on_drop, "flush", None)
+        if flush is not None:
+            self._guarded(flush)
+        if self._options.on_drained is not None:
+            self._guarded(self._options.on_drained)
+        self._telling = False
+        self._finished = True
+        for waiter in self._drained_waiters:
+            waiter.wake()
+        self._drained_waiters.clear()
+        self._set_alarm(-math.inf)
+
+    # Hooks
+
+    def _tell(self) -> None:
+        """Call ``on_drop`` for what is there now; what hooks cause waits for the next turn of the loop."""
+        core = self._core
+        while core.faults:
+            _LOG.error("%r: the retry policy raised; no retry", self, exc_info=core.faults.pop(0))
+        told = core.buffer.told
+        if not self._telling:
+            self._telling = True
+            for _ in range(len(told)):
+                batch, reason = told.popleft()
+                if self._on_drop is not None:
+                    self._guarded(self._on_drop, batch, reason)
+            self._telling = False
+        if told:
+            self._set_alarm(-math.inf)
+
+    def _guarded(self, hook: Any, *args: object) -> Any:  # noqa: ANN401 - hooks return what they like
+        """Call a hook; what it raises is logged, and beyond ``Exception`` ends the channel."""
+        try:
+            return hook(*args)
+        except Exception:
+            _LOG.exception("%r: hook %r raised", self, hook)
+        except BaseException as error:
+            self._collapse(error)
+        return None
+
+    def _collapse(self, error: BaseException) -> None:
+        """Something beyond ``Exception``: cancel everything, and let the block raise it."""
+        if self._crash is None:
+            self._crash = error
+        self.cancel()
+        self._group.cancel_scope.cancel()
+
+    # Workers
+
+    async def _work(self) -> None:
+        _INSIDE.set((*_INSIDE.get(), self))
+        core, clock, timeout = self._core, self._backend.clock, self._timeout
+        while True:
+            self._sent_for = False
+            now = clock()
+            if core.wants_token(now):
+                await self._acquire()
+                continue
+            batch = core.take(now)
+            self._after(now)
+            if batch is None:
+                waiter = self._backend.waiter()
+                self._parked.append(waiter)
+                await waiter.wait()
+                continue
+            error: Exception | None = None
+            results: object = None
+            try:
+                if timeout is None:
+                    results = await self._send_fn(batch)
+                else:
+                    returned = False
+                    with anyio.CancelScope(deadline=now + timeout):
+                        results = await self._send_fn(batch)
+                        returned = True
+                    if not returned:
+                        error = TimeoutError(f"the SendFn took longer than send_timeout={timeout:g} s")
+            except Exception as raised:
+                error = raised
+            except BaseException as raised:
+                error = self._interrupted(batch, raised)
+            # This worker looks for the next batch itself: nobody has to be sent for.
+            self._sent_for = True
+            self._take_back(batch, error, results)
+
+    def _interrupted(self, batch: Batch[T], raised: BaseException) -> Exception:
+        """
+        A SendFn ended by something beyond ``Exception``.
+
+        Returns:
+            The error of the attempt, if that was a cancellation nobody had asked for.
+
+        Raises:
+            BaseException: *raised*, if it was one that somebody had.
+        """
+        lost = SendCancelled("the SendFn was cancelled, and not by the channel")
+        lost.__cause__ = raised
+        if isinstance(raised, self._backend.cancelled):
+            if not self._backend.cancellation_asked():
+                return lost
+            self._core.cancel(self._backend.clock())
+            self._take_back(batch, lost, None, ask=False)
+            raise raised
+        self._collapse(raised)
+        return lost
+
+    def _take_back(
+        self, batch: Batch[T], error: Exception | None, results: object, *, ask: bool = True
+    ) -> None:
+        core = self._core
+        now = self._backend.clock()
+        failure = core.end(batch, error, results, now)
+        if failure is not None:
+            core.judge(failure, self._ask(failure) if ask else None, now)
+        self._after(now)
+
+    def _ask(self, failure: Failure[T]) -> bool | None:
+        view = failure.batch
+        if self._on_error is None or view.error is None:
+            return None
+        self._telling = True
+        verdict = self._guarded(self._on_error, view, view.error)
+        self._telling = False
+        return None if verdict is None else bool(verdict)
+
+    async def _acquire(self) -> None:
+        """Acquire one token; while one task does, no other looks for work."""
+        core = self._core
+        limiter = self._limiter
+        assert limiter is not None  # wants_token says so
+        core.acquiring = True
+        try:
+            await limiter.acquire(1)
+        except Exception:
+            _LOG.exception("%r: the limiter raised; asking again in %g s", self, LIMITER_PAUSE)
+            await anyio.sleep(LIMITER_PAUSE)
+        else:
+            core.token = True
+        finally:
+            core.acquiring = False
+
+
+async def process(
+    source: Iterable[T] | AsyncIterable[T],
+    send_fn: SendFn[T, R],
+    options: ChannelOptions[T] | None = None,
+) -> ChannelStatistics:
+    """
+    Send everything that *source* yields through a channel of its own; return when all is out.
+
+    Args:
+        source: An iterable or async iterable; what it raises cancels the channel and comes out.
+
+        send_fn: Sends one batch.
+
+        options: The channel's.
+
+    Returns:
+        The channel's statistics at the end.
+    """
+    channel = Channel(send_fn, options)
+    async with channel:
+        await channel.consume(source)
+    return channel.statistics()
+
+
+def _holds(error: BaseException, kind: type[BaseException]) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_holds(leaf, kind) for leaf in error.exceptions)
+    return isinstance(error, kind)
