@@ -212,12 +212,21 @@ class MailGateway(Protocol):
         """A fresh queue id, asked for at MAIL."""
         ...
 
-    async def admit(self, session: Session, size: int) -> Reply | None:
-        """At MAIL: None, or why no mail of *size* octets (0: not declared) is taken now (452 4.3.1)."""
+    def admit(self, session: Session, size: int) -> Reply | Awaitable[Reply | None] | None:
+        """
+        At MAIL: None, or why no mail of *size* octets (0: not declared) is taken now (452 4.3.1).
+
+        Answered at once or awaited, as for `validate`; ``async def`` does as well.
+        """
         ...
 
-    async def validate(self, recipient: Recipient) -> Reply | None:
-        """At RCPT, after the receiver's own checks: None to accept, or the refusal."""
+    def validate(self, recipient: Recipient) -> Reply | Awaitable[Reply | None] | None:
+        """
+        At RCPT, after the receiver's own checks: None to accept, or the refusal.
+
+        What is awaited is started at once, while further RCPTs are read; what needs no waiting is
+        answered without a task.
+        """
         ...
 
     def open(self, envelope: Envelope) -> BodySink:

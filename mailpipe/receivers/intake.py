@@ -1,0 +1,102 @@
+"""
+One body on its way from the wire to its sink: end, size bound, bare CR and LF, sink trouble.
+"""
+
+import logging
+from collections.abc import Awaitable
+from typing import Literal
+
+from mailpipe import reply
+from mailpipe.envelope import BodySink
+from mailpipe.receivers.dotted import DotReader
+from mailpipe.reply import Reply
+
+__all__ = ["BareLines", "Intake"]
+
+log = logging.getLogger("mailpipe.receiver")
+
+BareLines = Literal["reject", "keep"]
+"""What becomes of a CR or LF that stands alone in a body."""
+
+
+class Intake:
+    """
+    Feeds one sink; once the mail is lost, reads on to its end without storing.
+
+    The sink is aborted at the moment the mail is lost, never later; `refusal` then says what the
+    client is told at the end. Never calls the sink again after that.
+
+    Args:
+        sink: Where the octets go.
+
+        max_size: Most octets of a body, dots unstuffed. As many again are read and thrown away.
+
+        bare: ``"reject"`` refuses bodies with a bare CR or LF, at their real end.
+    """
+
+    __slots__ = ("_bare", "_discarded", "_dots", "_max_size", "_sink", "received", "refusal", "size", "stall")
+
+    def __init__(self, sink: BodySink, max_size: int, bare: BareLines) -> None:
+        self._sink: BodySink | None = sink
+        self._max_size = max_size
+        self._bare = bare == "reject"
+        self._dots = DotReader()
+        self._discarded = 0
+        self.size = 0
+        """Octets of content so far."""
+        self.received = 0
+        """Octets from the wire so far."""
+        self.refusal: Reply | None = None
+        """Why the mail is lost, or None while it is not."""
+        self.stall: Awaitable[None] | None = None
+        """What the sink wants awaited before it takes more."""
+
+    @property
+    def hopeless(self) -> bool:
+        """More was thrown away than patience allows: 421 and close."""
+        return self._discarded > self._max_size
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take octets from the wire; return what came behind the end, or None before it."""
+        self.received += len(data)
+        content, rest = self._dots.feed(data)
+        if self._sink is None:
+            self._discarded += len(content)
+            return rest
+        self.size += len(content)
+        if self.size > self._max_size:
+            self._discarded = self.size - self._max_size
+            self.lose(reply.TOO_BIG)
+        elif self._bare and self._dots.bare:
+            self.lose(reply.BARE_LINES)
+        elif content:
+            try:
+                self.stall = self._sink.write(content)
+            except Exception as error:
+                self.fail(error)
+        return rest
+
+    def fail(self, error: Exception) -> None:
+        """The sink raised *error*: trouble of ours."""
+        log.error("a sink failed to take octets", exc_info=error)
+        self.lose(reply.TROUBLE)
+
+    def lose(self, refusal: Reply) -> None:
+        """The mail is lost: abort the sink, throw away what comes. The first refusal stays."""
+        if self._sink is not None:
+            sink, self._sink = self._sink, None
+            self.refusal = refusal
+            sink.abort()
+
+    def release(self) -> BodySink:
+        """
+        Hand the sink over to whoever closes it; nothing here touches it afterwards.
+
+        Raises:
+            RuntimeError: If the mail is lost.
+        """
+        if self._sink is None:
+            msg = f"a lost mail has no sink: {self.refusal}"
+            raise RuntimeError(msg)
+        sink, self._sink = self._sink, None
+        return sink

@@ -1,0 +1,192 @@
+"""
+What one server is told: where to listen, whom to believe, and its bounds.
+"""
+
+import ipaddress
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import attrs
+
+from mailpipe.receivers.intake import BareLines
+from mailpipe.receivers.paths import ascii_domain
+from mailpipe.receivers.rules import HostPatterns, Networks
+
+__all__ = ["Listen", "ServerOptions"]
+
+
+def _positive(_: object, field: "attrs.Attribute[Any]", value: float) -> None:
+    if not value > 0:
+        msg = f"{field.name} is above 0, got {value!r}"
+        raise ValueError(msg)
+
+
+def _not_negative(_: object, field: "attrs.Attribute[Any]", value: float) -> None:
+    if not value >= 0:
+        msg = f"{field.name} is 0 or more, got {value!r}"
+        raise ValueError(msg)
+
+
+def _one_of(*values: str) -> Callable[[object, "attrs.Attribute[Any]", str], None]:
+    def check(_: object, field: "attrs.Attribute[Any]", value: str) -> None:
+        if value not in values:
+            msg = f"{field.name} is one of {', '.join(values)}, got {value!r}"
+            raise ValueError(msg)
+
+    return check
+
+
+@attrs.frozen(slots=True)
+class Listen:
+    """Where a server listens: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``."""
+
+    host: str
+    port: int
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Listen":
+        """
+        Parse ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; port 0 lets the system choose.
+
+        Raises:
+            ValueError: If it is none of them.
+        """
+        if text.startswith("unix:") and len(text) > 5:
+            return cls("", 0, text[5:])
+        host, colon, port = text.rpartition(":")
+        bracketed = host.startswith("[") and host.endswith("]")
+        host = host[1:-1] if bracketed else host
+        good = colon and host and port.isascii() and port.isdigit() and int(port) < 65536
+        if not good or bracketed is not (":" in host) or (bracketed and not _is_ip(host)):
+            msg = f"listen is HOST:PORT, [IPV6]:PORT or unix:PATH, got {text!r}"
+            raise ValueError(msg)
+        return cls(host, int(port))
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches it (a unix socket counts)."""
+        if self.path or self.host == "localhost":
+            return True
+        return _is_ip(self.host) and ipaddress.ip_address(self.host).is_loopback
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+@attrs.frozen(kw_only=True)
+class ServerOptions:
+    """
+    Settings of one server; checked when made. Seconds and octets throughout.
+
+    Args:
+        listen: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``; port 0 lets the system choose.
+
+        hostname: What we call ourselves in the greeting, in EHLO and in Received.
+
+        protocol: ``"smtp"`` or ``"lmtp"`` (one reply per recipient, RFC 2033).
+
+        allowed_hosts:
+            Recipient domains taken from everybody: exact, with ``*``, or literals. ``("*",)`` is
+            any. None is any too, and is refused unless `listen` is a loopback address and `proxy`
+            and `xclient` are off.
+
+        relay_from: Networks whose clients may send to any recipient.
+
+        max_size: Most octets of a message; announced as SIZE.
+
+        bare_lines:
+            ``"reject"`` answers 550 5.6.0 to a body with a bare CR or LF, after its real end;
+            ``"keep"`` stores it as it came.
+
+        max_recipients: RCPTs per mail; the next is told 452 4.5.3.
+
+        max_errors: Errors a client may make before 421.
+
+        max_command_line: Octets of a command line with its CRLF.
+
+        command_timeout: Seconds of silence between commands.
+
+        data_timeout: Seconds of silence inside DATA.
+
+        data_total_timeout: Seconds that DATA may take in all.
+
+        min_rate: Octets per second that DATA must reach after `min_rate_after` seconds; 0 is none.
+
+        min_rate_after: Seconds before `min_rate` is looked at.
+
+        max_connections: Connections in all; the next is told 421.
+
+        max_connections_per_address: The same per client address; loopback is exempt.
+
+    Raises:
+        ValueError: If a value breaks its rule.
+    """
+
+    listen: str = "127.0.0.1:2525"
+    hostname: str = "localhost"
+    protocol: str = attrs.field(default="smtp", validator=_one_of("smtp", "lmtp"))
+    allowed_hosts: tuple[str, ...] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(tuple)
+    )
+    relay_from: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    max_size: int = attrs.field(default=25 << 20, validator=_positive)
+    bare_lines: BareLines = attrs.field(default="reject", validator=_one_of("reject", "keep"))
+    max_recipients: int = attrs.field(default=1000, validator=_positive)
+    max_errors: int = attrs.field(default=10, validator=_positive)
+    max_command_line: int = attrs.field(default=2048, validator=_positive)
+    command_timeout: float = attrs.field(default=300.0, validator=_positive)
+    data_timeout: float = attrs.field(default=180.0, validator=_positive)
+    data_total_timeout: float = attrs.field(default=1800.0, validator=_positive)
+    min_rate: float = attrs.field(default=100.0, validator=_not_negative)
+    min_rate_after: float = attrs.field(default=30.0, validator=_positive)
+    max_connections: int = attrs.field(default=1000, validator=_positive)
+    max_connections_per_address: int = attrs.field(default=50, validator=_positive)
+
+    def __attrs_post_init__(self) -> None:
+        if not (self.hostname.isascii() and ascii_domain(self.hostname)):
+            msg = f"hostname is a domain or a literal in ASCII, got {self.hostname!r}"
+            raise ValueError(msg)
+        if self.max_command_line < 512:
+            msg = f"max_command_line is 512 or more (RFC 5321 section 4.5.3.1.4), got {self.max_command_line}"
+            raise ValueError(msg)
+        # Made here so that a bad one is told at construction.
+        _ = self.address, self.hosts, self.relays
+        if self.allowed_hosts is None and not self.address.loopback:
+            msg = (
+                "without allowed_hosts every recipient is taken, which only a loopback listener may; "
+                f'say allowed_hosts = ["*"] to mean it, got listen = {self.listen!r}'
+            )
+            raise ValueError(msg)
+
+    @cached_property
+    def address(self) -> Listen:
+        """`listen`, parsed."""
+        return Listen.parse(self.listen)
+
+    @cached_property
+    def hosts(self) -> HostPatterns:
+        """`allowed_hosts`, parsed; None is everybody."""
+        return HostPatterns.parse(("*",) if self.allowed_hosts is None else self.allowed_hosts)
+
+    @cached_property
+    def relays(self) -> Networks:
+        """`relay_from`, parsed."""
+        return Networks.parse(self.relay_from)
+
+    @property
+    def tick(self) -> float:
+        """Seconds between two looks at the deadlines."""
+        shortest = min(self.command_timeout, self.data_timeout, self.data_total_timeout, self.min_rate_after)
+        return min(1.0, shortest / 4)

@@ -1,0 +1,463 @@
+"""
+SMTP as we speak it (RFC 5321): policy and replies on top of the engine.
+
+Every command is a plain function. What a gateway answers at once is answered at once; only what it
+must be waited for is. All RCPTs in the input are submitted before one is awaited; their replies,
+and the command behind them, wait in line.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+
+from mailpipe import reply
+from mailpipe.envelope import BodySink, Envelope, MailGateway, Recipient, Session
+from mailpipe.receivers.engine import Engine
+from mailpipe.receivers.intake import Intake
+from mailpipe.receivers.paths import BadPath, Path, helo_name, parse_path, split_parameters
+from mailpipe.receivers.wire import log
+from mailpipe.reply import Reply
+
+if TYPE_CHECKING:
+    from mailpipe.receivers.server import SmtpServer
+
+__all__ = ["SmtpConnection"]
+
+_OK = reply.OK.wire
+_MAIL_OK = reply.MAIL_OK.wire
+_RCPT_OK = reply.RCPT_OK.wire
+_START_DATA = reply.START_DATA.wire
+
+_Wait = tuple[Recipient, "asyncio.Future[Reply | None]"] | Reply
+_Verdict = Reply | Awaitable[Reply | None] | None
+
+_MAIL_PARAMETERS = frozenset({"SIZE", "BODY", "SMTPUTF8"})
+
+
+class SmtpConnection(Engine):
+    """
+    One client: its session, its transaction, its errors.
+
+    Made by an `SmtpServer`, which knows the options, the gateway and how many there are.
+    """
+
+    verbs: ClassVar[dict[bytes, Callable[[Any, bytes], None]]]
+    session: Session  # type: ignore[assignment]  # ours, in place of aiosmtpd's
+    envelope: Envelope | None  # type: ignore[assignment]
+
+    # aiosmtpd's constructor is not called: it looks its handler over by introspection, a tenth of a
+    # millisecond for each connection, for commands that are all replaced here.
+    def __init__(self, server: "SmtpServer") -> None:
+        self.server = server
+        self.options = server.options
+        self.line_limit = server.options.max_command_line
+        self._init_wire(server.loop, server.sweep)
+        self.session = Session(hostname=server.options.hostname)
+        self.envelope = None
+        self.address = ""  # what connections are counted by
+        self._gateway: MailGateway = server.gateway
+        self._waits: list[_Wait] = []  # RCPTs being validated, and refusals that wait behind them
+        self._settling: list[_Wait] = []
+        self._saving = False  # after the dot
+        self._errors = 0
+        self._body_since = 0.0
+
+    # The connection
+
+    def greet(self) -> None:
+        """Count the connection; greet, or say why not."""
+        peer = self._wire.get_extra_info("peername")
+        local = self._wire.get_extra_info("sockname")
+        if isinstance(peer, tuple):
+            self.session.peer, self.session.port = peer[0], peer[1]
+        if isinstance(local, tuple):
+            self.session.local = local[0]
+        self.session.trusted = self.session.peer in self.options.relays
+        refusal = self.server.enter(self)
+        if refusal is not None:
+            # The client has nothing to say yet, so that nothing unread can take the reply along.
+            self.reply(refusal.wire)
+            self.hang_up(linger=False)
+        else:
+            self.reply(self.server.greeting)
+
+    def vanished(self) -> None:
+        """Leave nothing of a mail whose dot never came; what came after the dot goes on."""
+        if self.intake is not None:
+            self.intake.lose(reply.TROUBLE)
+            self.intake = None
+        for wait in (*self._waits, *self._settling):
+            if not isinstance(wait, Reply):
+                wait[1].cancel()
+        if self._task is not None and not self._saving:
+            self._task.cancel()
+
+    def gone(self) -> None:
+        """Free the slot."""
+        self.server.leave(self)
+
+    def silent(self, now: float) -> None:
+        """Hang up on a client that is too quiet, too slow, or in DATA for too long."""
+        options, quiet = self.options, now - self.heard_at - self.sweep.tick
+        if self.intake is None:
+            if quiet > options.command_timeout:
+                self._give_up(reply.TIMEOUT)
+            return
+        lasts = now - self._body_since - self.sweep.tick
+        if quiet > options.data_timeout or lasts > options.data_total_timeout:
+            self._give_up(reply.TIMEOUT)
+        elif lasts > options.min_rate_after and self.intake.received < options.min_rate * lasts:
+            self._give_up(reply.TOO_SLOW)
+
+    def shut(self) -> None:
+        """The server is shutting down: end now, or after the mail that is on its way."""
+        if self.suspended or self.intake is not None:
+            return
+        if not self.closing:
+            self.reply(reply.SHUTTING_DOWN.wire)
+        self.hang_up(linger=False)
+
+    def drained(self) -> None:
+        """Await the recipients that are being validated, once no more are in the input."""
+        if self._waits:
+            self.suspend(self._settle())
+        elif self.server.closing:
+            self.shut()
+
+    def _give_up(self, refusal: Reply) -> None:
+        self.reply(refusal.wire)
+        self.hang_up()
+
+    # Lines
+
+    def command(self, line: bytes) -> bool | None:
+        """Run one command."""
+        if self.server.closing:
+            self.shut()
+            return None
+        verb, _, argument = line.partition(b" ")
+        run = self.verbs.get(verb) or self.verbs.get(verb.upper())
+        if self._waits and run is not SmtpConnection.rcpt:
+            self.suspend(self._settle())
+            return True
+        if run is None:
+            self.refuse(reply.UNKNOWN_COMMAND)
+            return None
+        return run(self, argument)
+
+    def refused_line(self, rule: str) -> None:
+        """Answer a line that is no command."""
+        self.refuse(reply.LINE_TOO_LONG if rule == "too long" else reply.BARE_LF)
+
+    def refuse(self, refusal: Reply) -> None:
+        """Tell the client of its error; after one too many it is told to go."""
+        if self._waits:
+            self._waits.append(refusal)
+            return
+        self._errors += 1
+        if self._errors > self.options.max_errors:
+            self._give_up(reply.TOO_MANY_ERRORS)
+        else:
+            self.reply(refusal.wire)
+
+    # Commands
+
+    def helo(self, argument: bytes) -> None:
+        """HELO: RFC 5321 section 4.1.1.1."""
+        if self._hello(argument, esmtp=False):
+            self.reply(f"250 {self.options.hostname}\r\n".encode())
+
+    def ehlo(self, argument: bytes) -> None:
+        """EHLO, and what we can do."""
+        if self._hello(argument, esmtp=True):
+            *first, last = self.capabilities()
+            lines = [f"250-{line}\r\n" for line in (self.options.hostname, *first)]
+            self.reply("".join([*lines, f"250 {last}\r\n"]).encode())
+
+    def capabilities(self) -> list[str]:
+        """What EHLO lists, in order."""
+        return [
+            "PIPELINING",
+            f"SIZE {self.options.max_size}",
+            "8BITMIME",
+            "SMTPUTF8",
+            "ENHANCEDSTATUSCODES",
+            "HELP",
+        ]
+
+    def _hello(self, argument: bytes, *, esmtp: bool) -> bool:
+        name = argument.strip()
+        if not name:
+            self.refuse(reply.SYNTAX)
+            return False
+        self.reset()
+        # A new one: an envelope on its way keeps the session it came in.
+        helo = helo_name(name.decode("latin-1"))
+        self.session = attrs.evolve(self.session, helo=helo, esmtp=esmtp)
+        return True
+
+    def mail(self, argument: bytes) -> None:
+        """MAIL: parse, then ask the gateway whether there is room."""
+        if not self.session.helo:
+            return self.refuse(reply.NEED_HELO)
+        if self.envelope is not None:
+            return self.refuse(reply.NESTED_MAIL)
+        if argument[:5].upper() != b"FROM:":
+            return self.refuse(reply.SYNTAX)
+        try:
+            text = argument[5:].decode()
+            path = parse_path(text, lone=True)
+        except UnicodeDecodeError:
+            return self.refuse(reply.NOT_UTF8)
+        except BadPath:
+            return self.refuse(reply.BAD_SENDER)
+        envelope = self._new_envelope(path)
+        size = 0
+        if path.parameters or not text.isascii():
+            judged = self._judge_parameters(envelope, path, text)
+            if isinstance(judged, Reply):
+                return self.refuse(judged)
+            size = judged
+        verdict = self._ask(lambda: self._gateway.admit(self.session, size), envelope)
+        if verdict is None or isinstance(verdict, Reply):
+            return self._admitted(envelope, verdict)
+        return self.suspend(self._admit(envelope, verdict))
+
+    def _new_envelope(self, path: Path) -> Envelope:
+        self._gateway = self.server.gateway
+        return Envelope(
+            queue_id=self._gateway.new_queue_id(),
+            session=self.session,
+            received_at=time.time(),
+            mail_from=path.address,
+        )
+
+    def _judge_parameters(self, envelope: Envelope, path: Path, text: str) -> Reply | int:
+        found = split_parameters(path.parameters)
+        if found is None or (found and not self.session.esmtp):
+            return reply.SYNTAX
+        if not found.keys() <= _MAIL_PARAMETERS:
+            return reply.PARAMETER_UNKNOWN
+        if (found.get("BODY") or "8BITMIME").upper() not in {"7BIT", "8BITMIME"}:
+            return reply.PARAMETER_VALUE
+        if found.get("SMTPUTF8") is not None or ("BODY" in found and found["BODY"] is None):
+            return reply.PARAMETER_VALUE
+        envelope.smtputf8 = "SMTPUTF8" in found
+        if not text.isascii() and not envelope.smtputf8:
+            return reply.NOT_UTF8
+        envelope.mail_params = tuple(path.parameters.split())
+        size = found.get("SIZE", "0") or ""
+        if not (size.isascii() and size.isdigit() and len(size) <= 20):
+            return reply.PARAMETER_VALUE
+        return reply.TOO_BIG if int(size) > self.options.max_size else int(size)
+
+    async def _admit(self, envelope: Envelope, verdict: Awaitable[Reply | None]) -> None:
+        try:
+            answer = await verdict
+        except Exception:
+            log.exception("%s: admission failed", envelope.queue_id)
+            answer = reply.TROUBLE
+        if not self.closing:
+            self._admitted(envelope, answer)
+
+    def _admitted(self, envelope: Envelope, refusal: Reply | None) -> None:
+        if refusal is not None:
+            # Not an error of the client's: it is not counted.
+            self.reply(refusal.wire)
+        else:
+            self.envelope = envelope
+            self.reply(_MAIL_OK)
+
+    def rcpt(self, argument: bytes) -> None:
+        """RCPT: our own checks, then the gateway's."""
+        envelope = self.envelope
+        if envelope is None:
+            return self.refuse(reply.NEED_MAIL)
+        if argument[:3].upper() != b"TO:":
+            return self.refuse(reply.SYNTAX)
+        try:
+            text = argument[3:].decode()
+            path = parse_path(text, lone=False)
+        except UnicodeDecodeError:
+            return self.refuse(reply.NOT_UTF8)
+        except BadPath:
+            return self.refuse(reply.BAD_RECIPIENT)
+        if not envelope.smtputf8 and not text.isascii():
+            return self.refuse(reply.NOT_UTF8)
+        parameters: tuple[str, ...] = ()
+        if path.parameters:
+            found = split_parameters(path.parameters)
+            if found is None or (found and not self.session.esmtp):
+                return self.refuse(reply.SYNTAX)
+            if found:
+                return self.refuse(reply.PARAMETER_UNKNOWN)
+        if path.domain and not self.session.trusted and path.domain not in self.options.hosts:
+            return self.refuse(reply.NO_RELAY)
+        pending = sum([not isinstance(wait, Reply) for wait in self._waits]) if self._waits else 0
+        if len(envelope.recipients) + pending >= self.options.max_recipients:
+            return self._answer(reply.TOO_MANY_RECIPIENTS)
+        recipient = Recipient(path.address, parameters, envelope, self.session)
+        verdict = self._ask(lambda: self._gateway.validate(recipient), envelope)
+        if verdict is None or isinstance(verdict, Reply):
+            if self._waits:
+                verdict = _done(verdict)
+            else:
+                return self._validated(recipient, verdict)
+        # A task of its own starts it now, together with the others.
+        self._waits.append((recipient, asyncio.ensure_future(verdict, loop=self._loop)))
+        return None
+
+    def _validated(self, recipient: Recipient, refusal: Reply | None) -> None:
+        if refusal is None:
+            recipient.envelope.recipients.append(recipient)
+            self.reply(_RCPT_OK)
+        else:
+            self._answer(refusal)
+
+    def _answer(self, refusal: Reply) -> None:
+        """Tell a refusal; only what is the client's fault counts as its error."""
+        if refusal.permanent or self._waits:
+            self.refuse(refusal)
+        else:
+            self.reply(refusal.wire)
+
+    async def _settle(self) -> None:
+        self._settling, self._waits = self._waits, []
+        for wait in self._settling:
+            if isinstance(wait, Reply):
+                self._answer(wait)
+            else:
+                try:
+                    refusal = await wait[1]
+                except Exception:
+                    log.exception("%s: validation failed", wait[0].envelope.queue_id)
+                    refusal = reply.VALIDATE_TROUBLE
+                self._validated(wait[0], refusal)
+            if self.closing:
+                break
+        for wait in self._settling:
+            if not isinstance(wait, Reply):
+                wait[1].cancel()  # no harm to those that are done
+        self._settling = []
+
+    def data(self, argument: bytes) -> None:
+        """DATA: open the sink, ask for the body."""
+        envelope = self.envelope
+        if argument.strip():
+            return self.refuse(reply.SYNTAX)
+        if envelope is None:
+            return self.refuse(reply.NEED_MAIL)
+        if not envelope.recipients:
+            return self.refuse(reply.NEED_RCPT)
+        try:
+            sink = self._gateway.open(envelope)
+        except Exception:
+            log.exception("%s: cannot open a sink", envelope.queue_id)
+            self.reset()
+            self.reply(reply.TROUBLE.wire)
+            return None
+        self._body_since = self.heard_at
+        self.begin_body(Intake(sink, self.options.max_size, self.options.bare_lines))
+        self.reply(_START_DATA)
+        return None
+
+    def body_end(self, intake: Intake) -> Awaitable[None] | None:
+        """The dot came: close, save, answer."""
+        envelope = self.envelope
+        assert envelope is not None
+        self.envelope = None
+        if intake.refusal is not None:
+            self._tell(envelope, intake.refusal)
+            return None
+        self._saving = True
+        return self._finish(envelope, intake.release(), self._gateway)
+
+    async def _finish(self, envelope: Envelope, sink: BodySink, gateway: MailGateway) -> None:
+        try:
+            await sink.close()
+            verdict = await gateway.save(envelope)
+        except Exception:
+            log.exception("%s: not stored", envelope.queue_id)
+            verdict = reply.TROUBLE
+        finally:
+            self._saving = False
+        self._tell(envelope, verdict)
+
+    def _tell(self, envelope: Envelope, verdict: Reply | tuple[Reply, ...]) -> None:
+        answer = verdict if isinstance(verdict, Reply) else _one_of(verdict)
+        if self.departed:
+            log.warning("%s: client gone before it was told %s", envelope.queue_id, answer)
+        self.reply(answer.wire)
+
+    def body_overflow(self) -> None:
+        """More than twice the maximum came: no patience is left."""
+        self.reply(reply.TOO_BIG_CLOSING.wire)
+
+    def rset(self, argument: bytes) -> None:
+        """RSET: forget the transaction."""
+        if argument.strip():
+            return self.refuse(reply.SYNTAX)
+        self.reset()
+        return self.reply(_OK)
+
+    def reset(self) -> None:
+        """Forget the transaction."""
+        self.envelope = None
+
+    def noop(self, argument: bytes) -> None:
+        """NOOP: whatever the argument."""
+        self.reply(_OK)
+
+    def vrfy(self, argument: bytes) -> None:
+        """VRFY: no telling (RFC 5321 section 7.3)."""
+        if argument.strip():
+            self.reply(reply.VRFY.wire)
+        else:
+            self.refuse(reply.SYNTAX)
+
+    def help(self, argument: bytes) -> None:
+        """HELP: where the rules are written."""
+        self.reply(reply.HELP.wire)
+
+    def quit(self, argument: bytes) -> None:
+        """QUIT: a polite end."""
+        if argument.strip():
+            return self.refuse(reply.SYNTAX)
+        self.reply(reply.BYE.wire)
+        return self.hang_up(linger=False)
+
+    # Neighbours
+
+    def _ask(self, question: Callable[[], "_Verdict"], envelope: Envelope) -> "_Verdict":
+        try:
+            return question()
+        except Exception:
+            log.exception("%s: the gateway failed", envelope.queue_id)
+            return reply.TROUBLE
+
+
+async def _done(verdict: Reply | None) -> Reply | None:
+    return verdict
+
+
+def _one_of(verdicts: tuple[Reply, ...]) -> Reply:
+    """SMTP has one reply: never 250 unless all are, and rather again than never."""
+    worst = [verdict for verdict in verdicts if not verdict.positive]
+    return next((verdict for verdict in worst if verdict.temporary), worst[0] if worst else verdicts[0])
+
+
+SmtpConnection.verbs = {
+    b"HELO": SmtpConnection.helo,
+    b"EHLO": SmtpConnection.ehlo,
+    b"MAIL": SmtpConnection.mail,
+    b"RCPT": SmtpConnection.rcpt,
+    b"DATA": SmtpConnection.data,
+    b"RSET": SmtpConnection.rset,
+    b"NOOP": SmtpConnection.noop,
+    b"VRFY": SmtpConnection.vrfy,
+    b"HELP": SmtpConnection.help,
+    b"QUIT": SmtpConnection.quit,
+}
