@@ -2,6 +2,8 @@
 One database, whichever it is: its address, its connections, what it promises.
 """
 
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,8 +149,15 @@ class Database:
     def make(self, tables: Tables) -> str:
         """Make or check the schema, verify the durability; returns the store's id."""
         with self.engine.begin() as connection:
-            if self.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            # One at a time: CREATE TABLE IF NOT EXISTS of two workers at once fails on PostgreSQL.
+            connection.exec_driver_sql(
+                {
+                    "sqlite": "BEGIN IMMEDIATE",
+                    "postgresql": "SELECT pg_advisory_xact_lock(1835100524)",
+                }.get(
+                    self.dialect.name, f"SELECT GET_LOCK('mailpipe.schema', {int(self._options.timeout) + 1})"
+                )
+            )
             self._verify(connection)
             return tables.make(connection)
 
@@ -185,7 +194,7 @@ class Database:
         cursor = connection.cursor()
         if self.dialect.name == "sqlite":
             cursor.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
-            cursor.execute("PRAGMA journal_mode = WAL")
+            _switch_to_wal(cursor, self._options.timeout)
             cursor.execute(f"PRAGMA synchronous = {'FULL' if on_disk else 'NORMAL'}")
             # Room for what one checkpoint leaves behind, or each commit would grow the file anew.
             cursor.execute("PRAGMA journal_size_limit = 67108864")
@@ -217,6 +226,20 @@ class Database:
             found = str(connection.exec_driver_sql(query).scalar())
             if found not in values:
                 raise NotDurable(query.split()[-1].lstrip("@"), found, " or ".join(values))
+
+
+def _switch_to_wal(cursor: Any, timeout: float) -> None:  # noqa: ANN401 - a driver's cursor
+    # SQLite waits for locks, but not for this one: two workers that open a new file at once.
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _parsed(text: str) -> sa.URL:
