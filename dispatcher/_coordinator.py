@@ -3,7 +3,7 @@ One channel's decisions: who may enter, what is sent when, and what becomes of w
 
 Rules of this room. It reads no clock and waits for nothing. The shell calls one step after another,
 each with the time, and then looks at what there is to do: hooks to call (`told`), a batch that a free
-worker should take (`actionable`), a moment at which to be woken (`wake_at`). Steps that hand room to a
+worker should take, a moment at which to be woken (`outlook`). Steps that hand room to a
 blocked sender or an outcome to a receipt do so through `Blocked.wake` and `Ticket.settle`, which only
 schedule. Refusals are returned; the shell raises.
 
@@ -13,6 +13,7 @@ somebody waits, or an option needs to see every item. What was granted and used 
 """
 
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -66,6 +67,41 @@ class Coordinator(Generic[T]):
         limited: Each attempt costs a token.
     """
 
+    __slots__ = (
+        "_accepted",
+        "_batch_room",
+        "_blocking",
+        "_bounds",
+        "_bounds_items",
+        "_coalesce_by",
+        "_cut_since_yield",
+        "_granted",
+        "_handed",
+        "_heartbeat_every",
+        "_hold_until",
+        "_idle_since",
+        "_item_size",
+        "_item_size_limit",
+        "_max_leases",
+        "_policy",
+        "_queue",
+        "_reserved_size",
+        "_unbounded",
+        "_wanted",
+        "_yielded_at",
+        "acquiring",
+        "append",
+        "buffer",
+        "cancelled",
+        "closed",
+        "expiring",
+        "faults",
+        "limited",
+        "per_item",
+        "room",
+        "token",
+    )
+
     def __init__(
         self,
         options: BufferOptions[T],
@@ -82,12 +118,14 @@ class Coordinator(Generic[T]):
 
         self._max_leases = options.max_leases
         self._bounds = options.bounds
+        self._bounds_items = self._bounds.items
         self._blocking = isinstance(options.full_behavior, BlockNewItems)
         self._unbounded = isinstance(options.full_behavior, InfiniteGrowth)
-        self._batch_room = options.batch_items_max or YIELD_EVERY + 1
+        self._batch_room = options.batch_items_max or sys.maxsize
         self._coalesce_by = options.coalesce_by
         self._item_size = options.item_size
         self._item_size_limit = options.item_size_limit
+        self.expiring = options.item_age_max is not None
         self.per_item = not (
             options.item_size is None and options.coalesce_by is None and options.item_age_max is None
         )
@@ -141,12 +179,17 @@ class Coordinator(Generic[T]):
             key = self._coalesce_by(item)
             hash(key)
             ticket.key = key
+            ticket.superseded = False
         return None
 
     def fits(self, ticket: Ticket | None, now: float) -> bool:
         """Whether an item can be accepted now; False: its sender has to wait."""
         if not self._blocking:
             return True
+        if not self.per_item:
+            buffer = self.buffer
+            live = buffer.unleased_items + buffer.leased_items + buffer.marked_items + self._handed
+            return not self._queue and live < self._bounds_items
         items, size = self._needs(ticket)
         if self._queue and (items > 0 or size > 0):
             return False
@@ -176,7 +219,8 @@ class Coordinator(Generic[T]):
     def accept(self, item: T, ticket: Ticket | None, now: float) -> None:
         """Take an item that `fits`, or for which room was handed over; drops others if that is the policy."""
         buffer = self.buffer
-        self._revoke()
+        if self._granted:
+            self._revoke()
         if not self._blocking and not self._unbounded:
             while not self._fits(*self._needs(ticket)):
                 if not buffer.drop_oldest():
@@ -188,19 +232,8 @@ class Coordinator(Generic[T]):
         if buffer.batches != batches:
             self._cut_since_yield = True
             self._wanted = False
-        self._grant()
-
-    def append_ticketed(self, item: T, ticket: Ticket) -> None:
-        """`append` for an item with a receipt; there has to be `room`."""
-        lot = self.buffer.open
-        assert lot is not None  # room says so
-        self.room -= 1
-        items, tickets = lot.items, lot.tickets
-        if len(tickets) != len(items):
-            lot.pad()
-        items.append(item)
-        tickets.append(ticket)
-        ticket.batch = lot
+        if buffer.open is not None:
+            self._grant()
 
     def _revoke(self) -> None:
         """Take the unused room back; before anything that may change the open batch."""
@@ -210,7 +243,8 @@ class Coordinator(Generic[T]):
 
     def _grant(self) -> None:
         """Let items be appended unasked, as many as nothing has to be looked at for."""
-        self._revoke()
+        if self._granted:
+            self._revoke()
         lot = self.buffer.open
         if lot is None or self.per_item or self._queue or self.closed:
             return
@@ -220,10 +254,11 @@ class Coordinator(Generic[T]):
             live = buffer.unleased_items + buffer.leased_items + self._handed
             if self._blocking:
                 live += buffer.marked_items
-            free = self._bounds.items - live
-            room = int(free) if free < room else room
+            free = self._bounds_items - live
+            if free < room:
+                room = int(free)
         if room > 0:
-            self._granted = self.room = min(room, YIELD_EVERY)
+            self._granted = self.room = room if room < YIELD_EVERY else YIELD_EVERY
             self.append = lot.items.append
 
     @property
@@ -287,43 +322,33 @@ class Coordinator(Generic[T]):
 
     # Batches out
 
-    def _early(self) -> bool:
-        return self._wanted or bool(self._queue)
-
     def _heartbeat_at(self) -> float:
         if self._heartbeat_every is None or self.closed or not self.buffer.empty:
             return math.inf
         return self._idle_since + self._heartbeat_every
 
-    def _next_at(self) -> float:
-        at = self.buffer.next_at(early=self._early())
-        return at if self._heartbeat_every is None else min(at, self._heartbeat_at())
-
-    def actionable(self, now: float) -> bool:
-        """Whether a worker has something to do: a token to acquire, or a batch to take."""
-        return (
-            len(self.buffer.leased) < self._max_leases
-            and not self.acquiring
-            and now >= self._hold_until
-            and self._next_at() <= now
-        )
+    def outlook(self, now: float) -> float:
+        """
+        When there will be something to do: ``-inf`` if a worker has something to do now, else the time
+        at which the passing of time alone brings something; ``inf``: never.
+        """
+        buffer = self.buffer
+        at = math.inf
+        if len(buffer.leased) < self._max_leases and not self.acquiring:
+            at = buffer.next_at(early=self._wanted or bool(self._queue))
+            if self._heartbeat_every is not None:
+                at = min(at, self._heartbeat_at())
+            if at < self._hold_until:
+                at = self._hold_until
+            if at <= now:
+                return -math.inf
+        if self.expiring:
+            at = min(at, buffer.expires_at())
+        return at
 
     def wants_token(self, now: float) -> bool:
         """Whether the asking worker shall acquire one; it sets `acquiring` while it does."""
-        return self.limited and not self.token and self.actionable(now)
-
-    def wake_at(self, now: float) -> float:
-        """
-        When something becomes due by the mere passing of time, later than *now*; ``inf``: never.
-
-        What is due already is not told: that is `actionable`, and some worker has been sent for.
-        """
-        at = self.buffer.expires_at()
-        if len(self.buffer.leased) < self._max_leases and not self.acquiring:
-            due = max(self._next_at(), self._hold_until)
-            if now < due < at:
-                return due
-        return at
+        return self.limited and not self.token and self.outlook(now) == -math.inf
 
     def take(self, now: float) -> Batch[T] | None:
         """Lease the next batch that is due, if a lease is free (and a token there, where one is needed)."""
@@ -335,17 +360,20 @@ class Coordinator(Generic[T]):
             or (self.limited and not self.token)
         ):
             return None
-        self._expire(now)
-        self._revoke()
-        lot = buffer.next_due(now, early=self._early())
-        if lot is None and self._heartbeat_at() <= now:
+        if self.expiring:
+            self._expire(now)
+        if self._granted:
+            self._revoke()
+        lot = buffer.next_due(now, early=self._wanted or bool(self._queue))
+        if lot is None and self._heartbeat_every is not None and self._heartbeat_at() <= now:
             lot = buffer.synthetic(now)
         batch = None
         if lot is not None:
             batch = buffer.lease(lot, self, now)
             self.token = False
             self._wanted = False
-        self._grant()
+        if buffer.open is not None:
+            self._grant()
         return batch
 
     def tick(self, now: float) -> None:
@@ -429,7 +457,7 @@ class Coordinator(Generic[T]):
         longest = -math.inf
         for position, error in failure.batch.errors.items():
             ticket = tickets[position]
-            if ticket is not None and ticket.superseded:
+            if ticket is not None and self._coalesce_by is not None and ticket.superseded:
                 superseded.add(position)
                 continue
             if id(error) not in delays:
@@ -470,11 +498,11 @@ class Coordinator(Generic[T]):
 
     def _after_leaving(self, now: float) -> None:
         """Something left the buffer or a lease: room for those who wait, perhaps idleness."""
-        if self.buffer.empty:
+        if self._heartbeat_every is not None and self.buffer.empty:
             self._idle_since = now
-        if self._queue and not self.closed:
+        if self._queue:
             self.hand_room()
-        if self.room == 0:
+        if self.room == 0 and self.buffer.open is not None:
             self._grant()
 
     # Ends

@@ -16,23 +16,34 @@ import attrs
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Backend", "Waiter", "current_backend"]
+__all__ = ["Backend", "Waiter", "current_backend", "wake"]
 
 
 class Waiter(Protocol):
-    """Waits once, for one task."""
+    """
+    Waits once, for one task: an ``asyncio.Future``, or what looks like one on trio.
 
-    def wake(self) -> None:
-        """End the wait, now or when it begins; a second call does nothing."""
+    To wake it: ``if not waiter.done(): waiter.set_result(None)``. Its wait may be cancelled even after
+    that; whoever was handed something has to look.
+    """
+
+    def done(self) -> bool:
+        """Woken, or no longer waited for."""
         ...
 
-    async def wait(self) -> None:
-        """
-        Return once woken.
-
-        Cancelled it may be even after `wake`; whoever was handed something has to look.
-        """
+    def set_result(self, result: None, /) -> None:
+        """End the wait, now or when it begins; once."""
         ...
+
+    def __await__(self) -> Generator[Any, None, None]:
+        """Return once woken."""
+        ...
+
+
+def wake(waiter: Waiter) -> None:
+    """End a wait, if it has not ended."""
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 @attrs.frozen(slots=True, eq=False)
@@ -52,20 +63,6 @@ class Backend:
     """Whether the current task's cancellation was asked for, and did not just come out of a callee."""
 
 
-class _AsyncioWaiter:
-    __slots__ = ("_future",)
-
-    def __init__(self) -> None:
-        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def wake(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
-
-    async def wait(self) -> None:
-        await self._future
-
-
 @types.coroutine
 def _pass_turn() -> Generator[None, None, None]:
     yield
@@ -78,34 +75,41 @@ def _asyncio_asked() -> bool:
 
 def _asyncio() -> Backend:
     loop = asyncio.get_running_loop()
-    return Backend("asyncio", loop.time, _AsyncioWaiter, _pass_turn, asyncio.CancelledError, _asyncio_asked)
+    return Backend(
+        "asyncio", loop.time, loop.create_future, _pass_turn, asyncio.CancelledError, _asyncio_asked
+    )
 
 
 def _trio() -> Backend:
     import trio
 
     class TrioWaiter:
-        __slots__ = ("_task", "_woken")
+        __slots__ = ("_done", "_task")
 
         def __init__(self) -> None:
             self._task: trio.lowlevel.Task | None = None
-            self._woken = False
+            self._done = False
 
-        def wake(self) -> None:
-            if self._woken:
-                return
-            self._woken = True
+        def done(self) -> bool:
+            return self._done
+
+        def set_result(self, result: None, /) -> None:
+            self._done = True
             if self._task is not None:
                 task, self._task = self._task, None
                 trio.lowlevel.reschedule(task)
 
-        async def wait(self) -> None:
-            if self._woken:
+        def __await__(self) -> Generator[Any, None, None]:
+            return self._wait().__await__()
+
+        async def _wait(self) -> None:
+            if self._done:
                 await trio.lowlevel.checkpoint()
                 return
             self._task = trio.lowlevel.current_task()
 
             def abort(_: object) -> trio.lowlevel.Abort:
+                self._done = True
                 self._task = None
                 return trio.lowlevel.Abort.SUCCEEDED
 

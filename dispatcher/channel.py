@@ -14,7 +14,7 @@ its batch, it sends for the next one if there is more to do.
 import logging
 import math
 import uuid
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from contextvars import Context, ContextVar, copy_context
 from types import TracebackType
 from typing import Any, Generic, Self
@@ -25,7 +25,7 @@ from aiolimiter import AsyncLimiter
 from typing_extensions import TypeVar
 
 from dispatcher._coordinator import Blocked, Coordinator
-from dispatcher._wait import Backend, Waiter, current_backend
+from dispatcher._wait import Backend, Waiter, current_backend, wake
 from dispatcher.buffer.batch import Batch, Watch
 from dispatcher.buffer.buffer import Failure
 from dispatcher.buffer.outcome import Outcome, Ticket
@@ -64,18 +64,20 @@ class Receipt(Ticket, Generic[R_co]):
     One that nobody waits for costs nothing more, and says nothing.
     """
 
-    __slots__ = ("_channel", "_waiters")
+    __slots__ = ("_channel",)
 
     wants_result = True
     outcome: Outcome[R_co] | None
     """None until the item has its outcome."""
 
+    listeners: Waiter | list[Waiter] | None
+    """For the channel alone: who waits."""
+
     def __init__(self, channel: "Channel[Any, R_co]") -> None:
         # Ticket.__init__, spelled out: this is made once per item.
         self.outcome = None
-        self.superseded = False
+        self.listeners = None
         self._channel = channel
-        self._waiters: Waiter | list[Waiter] | None = None
 
     async def wait(self) -> Outcome[R_co]:
         """
@@ -89,17 +91,18 @@ class Receipt(Ticket, Generic[R_co]):
         outcome = self.outcome
         if outcome is None:
             channel = self._channel
-            channel._refuse_inside("Receipt.wait")  # noqa: SLF001 - one module
-            waiter = channel._backend.waiter()  # noqa: SLF001
-            waiters = self._waiters
-            if waiters is None:
-                self._waiters = waiter
-            elif isinstance(waiters, list):
-                waiters.append(waiter)
+            if _INSIDE.get():
+                channel._refuse_inside("Receipt.wait")  # noqa: SLF001 - one module
+            waiter = channel._make_waiter()  # noqa: SLF001
+            listeners = self.listeners
+            if listeners is None:
+                self.listeners = waiter
+            elif isinstance(listeners, list):
+                listeners.append(waiter)
             else:
-                self._waiters = [waiters, waiter]
+                self.listeners = [listeners, waiter]
             try:
-                await waiter.wait()
+                await waiter
             except BaseException:
                 self._forget(waiter)
                 raise
@@ -108,10 +111,10 @@ class Receipt(Ticket, Generic[R_co]):
         return outcome
 
     def _forget(self, waiter: Waiter) -> None:
-        if self._waiters is waiter:
-            self._waiters = None
-        elif isinstance(self._waiters, list) and waiter in self._waiters:
-            self._waiters.remove(waiter)
+        if self.listeners is waiter:
+            self.listeners = None
+        elif isinstance(self.listeners, list) and waiter in self.listeners:
+            self.listeners.remove(waiter)
 
     def cancel(self) -> bool:
         """
@@ -123,17 +126,15 @@ class Receipt(Ticket, Generic[R_co]):
         """
         return self._channel._withdraw(self)  # noqa: SLF001
 
-    def settle(self, outcome: Outcome[Any]) -> None:
-        """For the channel alone: note the outcome, wake who waits."""
-        self.outcome = outcome
-        waiters = self._waiters
-        if waiters is not None:
-            self._waiters = None
-            if isinstance(waiters, list):
-                for waiter in waiters:
-                    waiter.wake()
-            else:
-                waiters.wake()
+    def tell(self) -> None:
+        """For the channel alone: wake who waits."""
+        listeners = self.listeners
+        self.listeners = None
+        if isinstance(listeners, list):
+            for waiter in listeners:
+                wake(waiter)
+        elif listeners is not None and not listeners.done():
+            listeners.set_result(None)
 
     def __repr__(self) -> str:
         state = "waiting" if self.outcome is None else self.outcome.status.value
@@ -148,7 +149,7 @@ class _BlockedSender(Blocked):
         self.waiter = waiter
 
     def wake(self) -> None:
-        self.waiter.wake()
+        wake(self.waiter)
 
 
 class _Flush(Watch):
@@ -161,7 +162,7 @@ class _Flush(Watch):
     def gone(self) -> None:
         self.remaining -= 1
         if self.remaining == 0:
-            self.waiter.wake()
+            wake(self.waiter)
 
 
 class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
@@ -210,11 +211,14 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         )
         self._state = "new"
         self._backend: Backend
+        self._make_waiter: Callable[[], Waiter]
+        self._clock: Callable[[], float]
         self._context: Context
         self._group: anyio.abc.TaskGroup
         self._workers_group: anyio.abc.TaskGroup
         self._timer: anyio.CancelScope | None = None
         self._alarm = math.inf
+        self._back_soon = False
         self._workers = 0
         self._parked: list[Waiter] = []
         self._sent_for = False
@@ -246,6 +250,8 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
                 value=self._limiter,
             )
         self._backend = backend
+        self._make_waiter = backend.waiter
+        self._clock = backend.clock
         self._context = copy_context()
         group = anyio.create_task_group()
         await group.__aenter__()
@@ -291,7 +297,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
     async def _run(self) -> None:
         async with anyio.create_task_group() as workers:
             self._workers_group = workers
-            self._after(self._backend.clock())
+            self._after(self._clock())
             # Shielded: it has to outlive the workers, whoever cancels them.
             with anyio.CancelScope(shield=True):
                 await self._keep()
@@ -299,9 +305,13 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
 
     async def _keep(self) -> None:
         """Sleep until something is due by the passing of time; look; sleep again."""
-        core, clock = self._core, self._backend.clock
+        core, clock = self._core, self._clock
         while not self._finished:
-            self._alarm = core.wake_at(clock())
+            at = core.outlook(clock())
+            if at == -math.inf:  # due already: a worker has been sent for
+                at = math.inf
+            self._alarm = -math.inf if self._back_soon else at
+            self._back_soon = False
             with anyio.CancelScope(deadline=self._alarm) as self._timer:
                 await anyio.sleep_forever()
             # A timer may fire early by the clock's resolution, and what is due then is due.
@@ -315,6 +325,11 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             self._alarm = at
             if self._timer is not None:
                 self._timer.deadline = at
+
+    def _come_back(self) -> None:
+        """Have the keeper look in the next turn of the loop."""
+        self._back_soon = True
+        self._set_alarm(-math.inf)
 
     # Items in
 
@@ -361,7 +376,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         receipt: Receipt[R] = Receipt(self)
         core = self._core
         if core.room:
-            core.append_ticketed(item, receipt)
+            self._append(item, receipt)
         else:
             await self._enter(item, receipt)
         return receipt
@@ -371,7 +386,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         receipt: Receipt[R] = Receipt(self)
         core = self._core
         if core.room:
-            core.append_ticketed(item, receipt)
+            self._append(item, receipt)
         else:
             self._enter_nowait(item, receipt)
         return receipt
@@ -407,6 +422,19 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             for item in source:
                 await self.send(item)
 
+    def _append(self, item: T, receipt: Receipt[R]) -> None:
+        """The short way in for an item with a receipt; there has to be room."""
+        core = self._core
+        lot = core.buffer.open
+        assert lot is not None  # room says so
+        core.room -= 1
+        items, tickets = lot.items, lot.tickets
+        if len(tickets) != len(items):
+            lot.pad()
+        items.append(item)
+        tickets.append(receipt)
+        receipt.batch = lot
+
     def _check_open(self) -> None:
         if self._state != "open":
             if self._state == "ended":
@@ -419,40 +447,43 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
     async def _enter(self, item: T, ticket: Ticket | None) -> None:
         """The way in where something has to be looked at."""
         core = self._core
-        self._check_open()
+        if self._state != "open" or core.closed:
+            self._check_open()
         if core.yield_owed:
             await self._backend.pass_turn()
             core.yielded()
-        ticket = self._weigh(item, ticket)
-        now = self._backend.clock()
+            self._check_open()
+        if core.per_item:
+            ticket = self._weigh(item, ticket)
+        now = self._clock()
         if not core.fits(ticket, now):
             self._refuse_inside("send to a full buffer")
             await self._wait_for_room(ticket, now)
-            now = self._backend.clock()
+            now = self._clock()
         core.accept(item, ticket, now)
-        self._after(now)
+        self._after_entry(now)
 
     def _enter_nowait(self, item: T, ticket: Ticket | None) -> None:
         core = self._core
-        self._check_open()
-        ticket = self._weigh(item, ticket)
-        now = self._backend.clock()
+        if self._state != "open" or core.closed:
+            self._check_open()
+        if core.per_item:
+            ticket = self._weigh(item, ticket)
+        now = self._clock()
         if not core.fits(ticket, now):
             core.refuse()
             self._after(now)
             raise BufferFull
         core.accept(item, ticket, now)
-        self._after(now)
+        self._after_entry(now)
 
-    def _weigh(self, item: T, ticket: Ticket | None) -> Ticket | None:
-        core = self._core
-        if core.per_item:
-            if ticket is None:
-                ticket = Ticket()
-            refusal = core.weigh(item, ticket)
-            if refusal is not None:
-                raise refusal
-        self._check_open()  # others ran, or the options' functions closed it
+    def _weigh(self, item: T, ticket: Ticket | None) -> Ticket:
+        if ticket is None:
+            ticket = Ticket()
+        refusal = self._core.weigh(item, ticket)
+        if refusal is not None:
+            raise refusal
+        self._check_open()  # the options' functions are the user's: they may have closed it
         return ticket
 
     async def _wait_for_room(self, ticket: Ticket | None, now: float) -> None:
@@ -463,7 +494,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         core.block(blocked)
         self._after(now)
         try:
-            await blocked.waiter.wait()
+            await blocked.waiter
         except BaseException:
             core.unblock(blocked)
             core.hand_room()
@@ -475,7 +506,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
     def _withdraw(self, receipt: Receipt[Any]) -> bool:
         if receipt.outcome is not None:
             return False
-        now = self._backend.clock()
+        now = self._clock()
         gone = self._core.withdraw(receipt, now)
         self._after(now)
         return gone
@@ -485,7 +516,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
     def cut(self) -> None:
         """Cut the open batch now, whatever its age; does nothing if there is none."""
         self._check_entered()
-        now = self._backend.clock()
+        now = self._clock()
         self._core.cut(now)
         self._after(now)
 
@@ -502,7 +533,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         flush = _Flush(self._backend.waiter())
         self._core.watch(flush)
         if flush.remaining:
-            await flush.waiter.wait()
+            await flush.waiter
 
     def close(self) -> None:
         """
@@ -513,7 +544,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         if self._state == "ended":
             return
         self._check_entered()
-        now = self._backend.clock()
+        now = self._clock()
         self._core.close(now)
         self._after(now)
 
@@ -526,7 +557,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         if self._state == "ended":
             return
         self._check_entered()
-        now = self._backend.clock()
+        now = self._clock()
         self._core.cancel(now)
         if hasattr(self, "_workers_group"):
             self._workers_group.cancel_scope.cancel()
@@ -575,7 +606,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         waiter = self._backend.waiter()
         waiters.append(waiter)
         try:
-            await waiter.wait()
+            await waiter
         finally:
             if waiter in waiters:
                 waiters.remove(waiter)
@@ -612,21 +643,26 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
 
     def _after(self, now: float) -> None:
         """Look at what a step left to do; awaits nothing."""
+        self._after_entry(now)
+        if self._core.buffer.empty:
+            self._on_empty()
+
+    def _after_entry(self, now: float) -> None:
+        """The same where the buffer cannot have become empty."""
         core = self._core
         if core.buffer.told or core.faults:
             self._tell()
-        if not self._sent_for and core.actionable(now):
-            self._send_for_worker()
-        at = core.wake_at(now)
-        if at < self._alarm:
+        at = core.outlook(now)
+        if at == -math.inf:
+            if not self._sent_for:
+                self._send_for_worker()
+        elif at < self._alarm:
             self._set_alarm(at)
-        if core.buffer.empty:
-            self._on_empty()
 
     def _send_for_worker(self) -> None:
         if self._parked:
             self._sent_for = True
-            self._parked.pop().wake()
+            wake(self._parked.pop())
         elif self._workers < self._options.max_leases and hasattr(self, "_workers_group"):
             self._sent_for = True
             self._workers += 1
@@ -637,11 +673,11 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         if self._core.buffer.told:  # hooks that wait for the next turn come first
             return
         for waiter in self._idle_waiters:
-            waiter.wake()
+            wake(waiter)
         self._idle_waiters.clear()
         if self._core.closed and not self._finished:
             if self._telling:
-                self._set_alarm(-math.inf)
+                self._come_back()
                 return
             self._finish()
 
@@ -656,7 +692,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         self._telling = False
         self._finished = True
         for waiter in self._drained_waiters:
-            waiter.wake()
+            wake(waiter)
         self._drained_waiters.clear()
         self._set_alarm(-math.inf)
 
@@ -676,7 +712,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
                     self._guarded(self._on_drop, batch, reason)
             self._telling = False
         if told:
-            self._set_alarm(-math.inf)
+            self._come_back()
 
     def _guarded(self, hook: Any, *args: object) -> Any:  # noqa: ANN401 - hooks return what they like
         """Call a hook; what it raises is logged, and beyond ``Exception`` ends the channel."""
@@ -699,7 +735,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
 
     async def _work(self) -> None:
         _INSIDE.set((*_INSIDE.get(), self))
-        core, clock, timeout = self._core, self._backend.clock, self._timeout
+        core, clock, timeout = self._core, self._clock, self._timeout
         while True:
             self._sent_for = False
             now = clock()
@@ -707,11 +743,13 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
                 await self._acquire()
                 continue
             batch = core.take(now)
-            self._after(now)
+            self._after_entry(now)
             if batch is None:
+                if core.buffer.empty:  # all that was due had expired
+                    self._on_empty()
                 waiter = self._backend.waiter()
                 self._parked.append(waiter)
-                await waiter.wait()
+                await waiter
                 continue
             error: Exception | None = None
             results: object = None
@@ -729,8 +767,6 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
                 error = raised
             except BaseException as raised:
                 error = self._interrupted(batch, raised)
-            # This worker looks for the next batch itself: nobody has to be sent for.
-            self._sent_for = True
             self._take_back(batch, error, results)
 
     def _interrupted(self, batch: Batch[T], raised: BaseException) -> Exception:
@@ -748,7 +784,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         if isinstance(raised, self._backend.cancelled):
             if not self._backend.cancellation_asked():
                 return lost
-            self._core.cancel(self._backend.clock())
+            self._core.cancel(self._clock())
             self._take_back(batch, lost, None, ask=False)
             raise raised
         self._collapse(raised)
@@ -757,12 +793,16 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
     def _take_back(
         self, batch: Batch[T], error: Exception | None, results: object, *, ask: bool = True
     ) -> None:
+        """End an attempt; `_after` is left out, because the worker looks for the next batch anyway."""
         core = self._core
-        now = self._backend.clock()
+        now = self._clock()
         failure = core.end(batch, error, results, now)
         if failure is not None:
             core.judge(failure, self._ask(failure) if ask else None, now)
-        self._after(now)
+        if core.buffer.told or core.faults:
+            self._tell()
+        if core.buffer.empty:
+            self._on_empty()
 
     def _ask(self, failure: Failure[T]) -> bool | None:
         view = failure.batch

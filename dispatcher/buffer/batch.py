@@ -117,29 +117,29 @@ class Batch(Sequence[T_co]):
         "_errors",
         "_lot",
         "_owner",
+        "_revision",
+        "_run",
         "attempt",
         "created_at",
         "error",
         "id",
         "items",
-        "key",
         "size",
         "synthetic",
     )
 
     def __init__(
-        self, lot: BufferedBatch[T_co], items: tuple[T_co, ...], owner: Owner | None, key: str
+        self,
+        lot: BufferedBatch[T_co],
+        items: tuple[T_co, ...],
+        owner: Owner | None,
+        run: str,
+        of: "Batch[Any] | None" = None,
     ) -> None:
         self.items = items
         """The items, in the order of acceptance."""
         self.id = lot.id
         """Grows by one from batch to batch within a run of the channel."""
-        self.key = key
-        """
-        An idempotency key: unique over processes, the same while the items are the same.
-
-        A retry of the same items has the same key; once some of them left, it is new.
-        """
         self.attempt = lot.attempts
         """1 at first."""
         self.size = lot.size
@@ -152,8 +152,19 @@ class Batch(Sequence[T_co]):
         """For hooks: what the attempt failed with."""
         self._lot = lot
         self._owner = owner  # None: the attempt has ended
+        self._run = run
+        self._revision: int = lot.revision if of is None else of._revision  # noqa: SLF001 - its own kind
         self._done: set[int] | None = None
         self._errors: dict[int, Exception] | None = None
+
+    @property
+    def key(self) -> str:
+        """
+        An idempotency key: unique over processes, the same while the items are the same.
+
+        A retry of the same items has the same key; once some of them left, it is new.
+        """
+        return f"{self._run}-{self.id}-{self._revision}"
 
     @property
     def meta(self) -> dict[Any, Any]:

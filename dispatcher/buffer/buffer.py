@@ -59,6 +59,39 @@ class Buffer(Generic[T]):
         run: Prefix of the batches' keys; has to be unique over processes.
     """
 
+    __slots__ = (
+        "_batch_age_max",
+        "_coalescing",
+        "_expiries",
+        "_fifo",
+        "_item_age_max",
+        "_items_max",
+        "_latest",
+        "_next_id",
+        "_numbers",
+        "_oldest",
+        "_run",
+        "_size_max",
+        "_sized",
+        "attempts",
+        "batches",
+        "delivered",
+        "dropped",
+        "failed",
+        "heartbeats",
+        "leased",
+        "leased_items",
+        "leased_size",
+        "marked_items",
+        "marked_size",
+        "open",
+        "retries",
+        "told",
+        "waiting",
+        "waiting_items",
+        "waiting_size",
+    )
+
     def __init__(self, options: BufferOptions[T], run: str) -> None:
         self._run = run
         self._items_max = options.batch_items_max or math.inf
@@ -106,7 +139,7 @@ class Buffer(Generic[T]):
     @property
     def empty(self) -> bool:
         """Nothing buffered and nothing in flight, heartbeats included."""
-        return self.open is None and not self.leased and not self.waiting
+        return self.open is None and not self.leased and not self.waiting.live
 
     def _count(self, lot: BufferedBatch[T], items: int, size: int) -> None:
         """Add to (or take from) the counts that *lot* belongs to; the open batch counts itself."""
@@ -219,16 +252,16 @@ class Buffer(Generic[T]):
 
     def next_at(self, *, early: bool) -> float:
         """When the next batch is due, ``inf`` if there is none; the open one is due at once if *early*."""
-        lot, open_lot = self.waiting.peek(), self.open
-        if lot is None:
-            at = math.inf
-        elif self._fifo or open_lot is None:
-            return lot.next_send_at
-        else:
-            at = lot.next_send_at
+        open_lot = self.open
+        if self.waiting.live:
+            lot = self.waiting.peek()
+            assert lot is not None  # something is live
+            if self._fifo or open_lot is None:
+                return lot.next_send_at
+            return -math.inf if early else min(lot.next_send_at, open_lot.next_send_at)
         if open_lot is None:
-            return at
-        return -math.inf if early else min(at, open_lot.next_send_at)
+            return math.inf
+        return -math.inf if early else open_lot.next_send_at
 
     def next_due(self, now: float, *, early: bool) -> BufferedBatch[T] | None:
         """The batch to send now, cut if it was open; None if none is due."""
@@ -257,8 +290,7 @@ class Buffer(Generic[T]):
             lot.first_leased_at = now
         else:
             self.retries += 1
-        key = f"{self._run}-{lot.id}-{lot.revision}"
-        batch = lot.lease = Batch(lot, tuple(lot.items), owner, key)
+        batch = lot.lease = Batch(lot, tuple(lot.items), owner, self._run)
         return batch
 
     # Leases back
@@ -324,13 +356,18 @@ class Buffer(Generic[T]):
         self._count(lot, -items, -lot.size)
         if not lot.tickets:
             return
+        if results is None and not self._coalescing:
+            # Ticket.settle, spelled out: this is done once per item.
+            for ticket in lot.tickets:
+                if ticket is not None and ticket.outcome is None:
+                    ticket.outcome = _DELIVERED
+                    if ticket.listeners is not None:
+                        ticket.tell()
+            return
         for position, ticket in enumerate(lot.tickets):
             if ticket is not None and ticket.outcome is None:
                 outcome = _DELIVERED if results is None else Outcome(Status.DELIVERED, results[position])
-                if self._coalescing:
-                    self._settle(ticket, outcome)
-                else:
-                    ticket.settle(outcome)
+                self._settle(ticket, outcome)
 
     def _failure(
         self,
@@ -363,7 +400,7 @@ class Buffer(Generic[T]):
             lot.items = [lot.items[position] for position in failed]
             lot.tickets = [tickets[position] for position in failed]
             lot.revision += 1
-        view = Batch(lot, tuple(lot.items), None, batch.key)
+        view = Batch(lot, tuple(lot.items), None, self._run, batch)
         errors: dict[int, Exception] = {}
         for new, old in enumerate(failed):
             cause = marked.get(old, error)
@@ -422,7 +459,7 @@ class Buffer(Generic[T]):
             if ticket is not None:
                 self._settle(ticket, Outcome(Status.FAILED, error=errors[position]))
         self.failed += len(positions)
-        told = Batch(lot, tuple([lot.items[position] for position in positions]), None, view.key)
+        told = Batch(lot, tuple([lot.items[position] for position in positions]), None, self._run, view)
         told._errors = {new: errors[old] for new, old in enumerate(positions)}  # noqa: SLF001
         told.error = view.error
         self.told.append((told, DropReason.FAILED))
@@ -556,7 +593,7 @@ class Buffer(Generic[T]):
 
     def _view(self, lot: BufferedBatch[T], items: Sequence[T]) -> Batch[T]:
         """An ended attempt over *items*, for hooks."""
-        return Batch(lot, tuple(items), None, f"{self._run}-{lot.id}-{lot.revision}")
+        return Batch(lot, tuple(items), None, self._run)
 
     def watch(self, watch: Watch) -> None:
         """Let *watch* count down with every batch that has items now, the open one left out."""

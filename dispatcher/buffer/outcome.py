@@ -105,25 +105,32 @@ class Ticket:
     """
     What is known of one item beyond the item; made only where an option or a receipt needs it.
 
-    Its owner may subclass it to hear of the outcome (`settle`); that is the only word back, and it has
-    to return at once and to call nothing of the buffer.
+    Its owner may subclass it to hear of the outcome: while `listeners` is set, `tell` is called once the
+    outcome is there. It has to return at once, and to call nothing of the buffer.
     """
 
-    __slots__ = ("accepted_at", "batch", "key", "outcome", "size", "superseded")
+    __slots__ = ("accepted_at", "batch", "key", "listeners", "outcome", "size", "superseded")
 
     wants_result = False
     """Whether the batch's results have to be looked at for this item's sake."""
 
-    # Set by the buffer when it takes the item; size, accepted_at and key only where an option asks.
+    # Set by the buffer when it takes the item; all but the first only where an option asks.
     batch: Any
     size: int
     accepted_at: float
     key: Any
+    superseded: bool
+    """A newer item of the same key was accepted while this one was with a SendFn."""
 
     def __init__(self) -> None:
         self.outcome: Outcome[Any] | None = None
-        self.superseded = False
+        self.listeners: Any = None
 
     def settle(self, outcome: Outcome[Any]) -> None:
         """The item has its outcome now; called once."""
         self.outcome = outcome
+        if self.listeners is not None:
+            self.tell()
+
+    def tell(self) -> None:
+        """Somebody listens, and `outcome` is there."""
