@@ -28,7 +28,7 @@ from mailpipe.steps import Durability, Kind, Spec, registered, registered_names,
 
 __all__ = ["ChainError", "Plan", "Settings", "Step", "compile_chain", "find_spec"]
 
-Purpose = Literal["process", "validate", "background"]
+Purpose = Literal["process", "validate", "background", "any"]
 
 # Name in a chain -> module that makes it known when imported. By name only: the floor of the
 # chain lies below that of processors and storages, and their extras may be missing.
@@ -259,7 +259,7 @@ def compile_chain(
 
         purpose:
             ``"process"`` keeps mails and so needs a storage; ``"validate"`` judges recipients;
-            ``"background"`` works on mails already kept.
+            ``"background"`` works on mails already kept; ``"any"`` asks for none of this.
 
     Raises:
         ChainError: With the rule that is broken and the value, before anything was opened.
@@ -385,7 +385,7 @@ def _refuse_items(written: list[Step], purpose: Purpose) -> None:
         if purpose == "validate" and step.kind == "stream":
             rule = "is a stream step; at RCPT time there is no body yet"
             raise ChainError(rule, step=step.name)
-        if step.spec.item not in (wanted, "any"):
+        if purpose != "any" and step.spec.item not in (wanted, "any"):
             rule = f"takes a {step.spec.item}, a {purpose} chain has {wanted}s"
             raise ChainError(rule, step=step.name)
 

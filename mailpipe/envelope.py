@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from mailpipe.headers import find_header
 from mailpipe.reply import Reply
 
 __all__ = [
@@ -165,6 +166,22 @@ class Envelope:
 
     values: dict[str, Any] = attrs.field(factory=dict)
     """What steps found out, by name."""
+
+    _subject: str | None = attrs.field(default=None, init=False, repr=False)
+
+    @property
+    def subject(self) -> str:
+        """
+        The Subject, unfolded and decoded (RFC 2047); ``""`` without one.
+
+        Found by a scan of the header when first asked for, then kept; no mail is parsed for it.
+        """
+        if self._subject is None:
+            found = find_header(self.body.chunks(), "Subject") or ""
+            if not len(self.body):
+                return found  # the body is still to come
+            self._subject = found
+        return self._subject
 
     @property
     def rcpt_to(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, TypeVar, get_origin
 
 import attrs
 
+from dispatcher.buffer.batch import Batch
 from mailpipe.envelope import Body, Envelope, Recipient
 from mailpipe.reply import Reply
 
@@ -72,9 +73,8 @@ class Storage(Protocol):
     `__call__` returned, every envelope of the batch it did not mark as failed is kept at the
     level of `durability`, and not one moment earlier.
 
-    The batch is a view: ``items``, ``len``, iteration, ``fail(position, error)``, ``done(*positions)``,
-    ``attempt``, ``meta`` (of this step and batch, kept over retries), ``key``. Its marks speak for
-    this step only. One call is one transaction over the unmarked envelopes: all or none. What to
+    The batch is a view, a ``dispatcher.Batch`` of the envelopes that came to this step: its marks speak
+    for this step only, its ``meta`` is this step's own and kept over retries. One call is one transaction over the unmarked envelopes: all or none. What to
     raise, and what comes of it:
 
     - ``Rejected``/``Deferred``/``Discarded`` by ``fail(position, …)``: that envelope alone;
@@ -144,7 +144,7 @@ class Storage(Protocol):
         """Close; called once, after the last call ended. Never raises for being closed already."""
         ...
 
-    def __call__(self, batch: Any, /) -> Any:  # noqa: ANN401 - a Batch or a view of one; sync or async
+    def __call__(self, batch: Batch[Envelope], /) -> Any:  # noqa: ANN401 - results, or an awaitable of them
         """
         Keep the batch; sync or async.
 

@@ -1,0 +1,97 @@
+"""
+``header``: the trace headers that a receiver adds (RFC 5321 section 4.4), kept beside the body.
+
+=========  ==========================================================
+stage      envelope, inline
+options    `HeaderOptions`
+reads      --
+writes     ``prelude`` (`Envelope.prelude`)
+=========  ==========================================================
+
+go-guerrilla's processor and stream decorator of the same name, with CRLF line ends, and the queue
+id in place of a hash. Delivered-To and ``for`` only with a single recipient: a Bcc must not leak.
+"""
+
+import ipaddress
+from email.utils import formatdate
+
+import attrs
+
+from mailpipe.envelope import Envelope, Session
+from mailpipe.headers import header_line, header_value
+from mailpipe.steps import processor
+
+__all__ = ["HeaderOptions", "header"]
+
+
+@attrs.frozen(kw_only=True)
+class HeaderOptions:
+    """
+    Settings of ``header``.
+
+    Args:
+        primary_mail_host:
+            Domain that Delivered-To names instead of the recipient's own; ``""`` keeps it.
+    """
+
+    primary_mail_host: str = attrs.field(default="")
+
+    @primary_mail_host.validator
+    def _is_one_word(self, _: object, value: str) -> None:
+        if header_value(value) != value or " " in value:
+            msg = f"primary_mail_host is a domain, got {value!r}"
+            raise ValueError(msg)
+
+
+@processor("header", options=HeaderOptions, writes=("prelude",), inline=True, rejects=False)
+def header(envelope: Envelope, options: HeaderOptions) -> None:
+    """Write Return-Path, Delivered-To and Received into ``envelope.prelude``."""
+    lines = [header_line("Return-Path", f"<{envelope.mail_from}>")]
+    single = envelope.recipients[0].address if len(envelope.recipients) == 1 else ""
+    if single:
+        delivered = single
+        if options.primary_mail_host:
+            delivered = f"{single.rpartition('@')[0] or single}@{options.primary_mail_host}"
+        lines.append(header_line("Delivered-To", delivered))
+    lines.append(header_line("Received", _received(envelope, single)))
+    envelope.prelude = b"".join(lines)
+
+
+def _received(envelope: Envelope, single: str) -> str:
+    session = envelope.session
+    words = [
+        f"from {_word(session.helo)} ({_address(session)})",
+        f"by {_word(session.hostname)}",
+        f"with {_protocol(session, smtputf8=envelope.smtputf8)}",
+        f"id {_word(envelope.queue_id)}",
+    ]
+    if single:
+        words.append(f"for <{header_value(single)}>")
+    return f"{' '.join(words)}; {formatdate(envelope.received_at)}"
+
+
+def _word(text: str) -> str:
+    # Blanks and brackets end words in a Received line; a name with one is no name.
+    value = header_value(text)
+    return value if value and not set(value) & set(' ()<>;"\\,') else "unknown"
+
+
+def _address(session: Session) -> str:
+    """The TCP-info of RFC 5321: an address literal, made from what parses as an address only."""
+    if not session.peer:
+        return "local"
+    try:
+        address = ipaddress.ip_address(session.peer.partition("%")[0])
+    except ValueError:
+        return "unknown"
+    return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
+
+
+def _protocol(session: Session, *, smtputf8: bool) -> str:
+    """RFC 3848 and RFC 6531: what the session spoke, S for TLS, A for an authenticated one."""
+    if not (session.esmtp or session.lmtp):
+        return "SMTP"
+    name = "LMTP" if session.lmtp else "ESMTP"
+    if smtputf8:
+        name = f"UTF8{name.removeprefix('E')}"
+    return name + ("S" if session.tls else "") + ("A" if session.user else "")
