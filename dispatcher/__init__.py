@@ -12,7 +12,6 @@ from dispatcher.errors import (
     BadItemSize,
     BadResults,
     ChannelMisuse,
-    CodecError,
     ForeignBatch,
     ItemTooLarge,
     ItemTooSmall,
@@ -26,8 +25,8 @@ from dispatcher.errors import (
 )
 from dispatcher.limits import Rate
 from dispatcher.options import ChannelOptions
-from dispatcher.retry import RetryPolicy
-from dispatcher.typing import Codec, DropFn, ErrorFn, Limiter, SendFn
+from dispatcher.retry import RetryPolicy, is_transient
+from dispatcher.typing import DropFn, ErrorFn, Limiter, SendFn
 
 __all__ = [
     "AddError",
@@ -41,8 +40,6 @@ __all__ = [
     "ChannelMisuse",
     "ChannelOptions",
     "ChannelStatistics",
-    "Codec",
-    "CodecError",
     "DropFn",
     "DropOldestBatch",
     "DropReason",
@@ -69,6 +66,7 @@ __all__ = [
     "TransientError",
     "UnknownPosition",
     "WouldDeadlock",
+    "is_transient",
     "process",
 ]
 

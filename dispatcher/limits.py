@@ -13,7 +13,7 @@ import attrs
 from dispatcher.buffer.options import number
 from dispatcher.errors import OptionError
 
-__all__ = ["Rate", "Tokens"]
+__all__ = ["Rate"]
 
 
 @attrs.define(slots=True, eq=False)

@@ -1,0 +1,157 @@
+"""
+The load: SMTP sessions from a process of its own (``python -m benchmarks.load``).
+
+Each session stays connected and goes step by step (MAIL, RCPT, DATA, body), waiting for every
+reply, as a client does that was not offered PIPELINING. A reply that is not the expected one ends
+the run. Prints one JSON object: when it started and ended on the system's monotonic clock.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from itertools import count as counter
+from typing import cast
+
+import attrs
+
+from benchmarks.bodies import mails
+
+__all__ = ["Plan"]
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What is sent where."""
+
+    host: str = "127.0.0.1"
+    port: int
+    sessions: int = 20
+    mails: int = 1000
+    size: int = 2048
+    recipients: int = 20
+    """Mails go to user0@example.org and its neighbours in turn, one each."""
+
+    within: int = 120
+    """Seconds; a run that takes longer fails."""
+
+    def arguments(self) -> list[str]:
+        """The same as a command line."""
+        return [f"--{name}={value}" for name, value in attrs.asdict(self).items()]
+
+
+class _Session(asyncio.Protocol):
+    """One client; sends the next thing when the reply to the last one is whole."""
+
+    def __init__(
+        self, tickets: Iterator[int], bodies: list[bytes], recipients: int, over: Callable[[str], None]
+    ) -> None:
+        self._tickets, self._bodies, self._recipients, self._over = tickets, bodies, recipients, over
+        self._reply = b""
+        self._steps = self._dialogue()
+        self._wanted = b"220"
+        self._ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+
+    def _dialogue(self) -> Iterator[tuple[bytes, bytes]]:
+        """What to send, and the code that has to come back."""
+        yield b"EHLO load.example.net\r\n", b"250"
+        bodies, recipients = self._bodies, self._recipients
+        for ticket in self._tickets:
+            yield b"MAIL FROM:<sender@example.net>\r\n", b"250"
+            yield b"RCPT TO:<user%d@example.org>\r\n" % (ticket % recipients), b"250"
+            yield b"DATA\r\n", b"354"
+            yield bodies[ticket % len(bodies)], b"250"
+        yield b"QUIT\r\n", b"221"
+
+    def data_received(self, data: bytes) -> None:
+        self._reply = reply = self._reply + data if self._reply else data
+        if not reply.endswith(b"\n"):
+            return
+        last = reply[reply.rfind(b"\n", 0, -1) + 1 :]
+        if last[3:4] == b"-":
+            return
+        self._reply = b""
+        if not last.startswith(self._wanted):
+            self._end(f"wanted {self._wanted.decode()}, got {last!r}")
+            return
+        step = next(self._steps, None)
+        if step is None:
+            self._end("")
+            return
+        line, self._wanted = step
+        self._transport.write(line)
+
+    def _end(self, fault: str) -> None:
+        if not self._ended:
+            self._ended = True
+            self._over(fault)
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(f"connection lost: {exc}")
+
+
+async def _run(plan: Plan) -> dict[str, float]:
+    # A body each would only fill this process's cache; 64 different ones are enough to be uneven.
+    bodies = [mail + b".\r\n" for mail in mails(plan.size, 64)]
+    left = plan.mails
+    numbers = counter()
+
+    def tickets() -> Iterator[int]:
+        nonlocal left
+        while left:
+            left -= 1
+            yield next(numbers)
+
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+    open_sessions = plan.sessions
+
+    def over(fault: str) -> None:
+        nonlocal open_sessions
+        open_sessions -= 1
+        if fault and not done.done():
+            done.set_exception(RuntimeError(fault))
+        elif not open_sessions and not done.done():
+            done.set_result(None)
+
+    # A fault in a callback would otherwise be printed and waited out.
+    loop.set_exception_handler(lambda _, context: over(str(context.get("exception", context["message"]))))
+    gc.collect()
+    gc.freeze()
+    started = time.monotonic()
+    for _ in range(plan.sessions):
+        await loop.create_connection(
+            lambda: _Session(tickets(), bodies, plan.recipients, over), plan.host, plan.port
+        )
+    async with asyncio.timeout(plan.within):
+        await done
+    return {"started": started, "ended": time.monotonic(), "mails": plan.mails}
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser()
+    for field in attrs.fields(Plan):
+        kind = str if field.name == "host" else int
+        required = field.default is attrs.NOTHING
+        parser.add_argument(
+            f"--{field.name}", type=kind, required=required, default=None if required else field.default
+        )
+    plan = Plan(**vars(parser.parse_args()))
+    factory = None
+    with contextlib.suppress(ImportError):  # the load must not be the slowest part
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        print(json.dumps(runner.run(_run(plan))))  # noqa: T201 -- the program's output
+
+
+if __name__ == "__main__":
+    _main()
