@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
-ALL_EXTRAS := mail,postgres,mysql,redis,zstd,relay
+ALL_EXTRAS := mail,postgres,mysql,redis,zstd,relay,msgspec
 
 # A step that fails half way must not look done next time.
 .DELETE_ON_ERROR:

@@ -12,6 +12,7 @@ from dispatcher.errors import (
     BadItemSize,
     BadResults,
     ChannelMisuse,
+    CodecError,
     ForeignBatch,
     ItemTooLarge,
     ItemTooSmall,
@@ -26,7 +27,7 @@ from dispatcher.errors import (
 from dispatcher.limits import Rate
 from dispatcher.options import ChannelOptions
 from dispatcher.retry import RetryPolicy, is_transient
-from dispatcher.typing import DropFn, ErrorFn, Limiter, SendFn
+from dispatcher.typing import Codec, DropFn, ErrorFn, Limiter, SendFn
 
 __all__ = [
     "AddError",
@@ -40,6 +41,8 @@ __all__ = [
     "ChannelMisuse",
     "ChannelOptions",
     "ChannelStatistics",
+    "Codec",
+    "CodecError",
     "DropFn",
     "DropOldestBatch",
     "DropReason",

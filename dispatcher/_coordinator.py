@@ -216,8 +216,19 @@ class Coordinator(Generic[T]):
             live_size += buffer.marked_size
         return live + items <= bounds.items and live_size + size <= bounds.size
 
-    def accept(self, item: T, ticket: Ticket | None, now: float) -> None:
-        """Take an item that `fits`, or for which room was handed over; drops others if that is the policy."""
+    def accept(self, item: T, ticket: Ticket | None, now: float, accepted_at: float | None = None) -> None:
+        """
+        Take an item that `fits`, or for which room was handed over; drops others if that is the policy.
+
+        Args:
+            item: To take.
+
+            ticket: Its ticket, if it has one; `weigh` has filled it in.
+
+            now: The time.
+
+            accepted_at: When it was accepted, if that was earlier (it comes out of a store).
+        """
         buffer = self.buffer
         if self._granted:
             self._revoke()
@@ -228,7 +239,7 @@ class Coordinator(Generic[T]):
         self._accepted += 1
         batches = buffer.batches
         size = ticket.size if ticket is not None and self._item_size is not None else 0
-        buffer.add(item, ticket, size, now)
+        buffer.add(item, ticket, size, now, accepted_at)
         if buffer.batches != batches:
             self._cut_since_yield = True
             self._wanted = False
@@ -534,6 +545,26 @@ class Coordinator(Generic[T]):
         if not self.cancelled:
             self.cancelled = True
             self.buffer.drop_waiting(DropReason.CANCELLED)
+
+    def halt(self, now: float) -> None:
+        """Take no more and send no more; what is with a SendFn ends, and what fails there waits."""
+        self.close(now)
+        self._hold_until = math.inf
+
+    def keep(self, now: float) -> None:
+        """After `halt`: what waits is in a store now, and leaves as KEPT."""
+        self.cancelled = True
+        self.buffer.drop_waiting(DropReason.KEPT)
+        self._after_leaving(now)
+
+    @property
+    def free(self) -> float:
+        """How many items fit in now, by their number; 0 if somebody waits."""
+        if self._queue:
+            return 0
+        buffer = self.buffer
+        live = buffer.unleased_items + buffer.leased_items + buffer.marked_items + self._handed
+        return max(0, self._bounds_items - live)
 
     @property
     def idle(self) -> bool:

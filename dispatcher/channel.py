@@ -48,6 +48,9 @@ _INSIDE: "ContextVar[tuple[Channel[Any, Any], ...]]" = ContextVar("dispatcher_in
 LIMITER_PAUSE = 1.0
 """Seconds until a limiter that raised is asked again."""
 
+BATCHES_PER_TURN = 50
+"""A worker whose SendFn never suspends lets others run after so many batches, and after each failure."""
+
 
 class BufferFull(anyio.WouldBlock):
     """The item would have to wait; it was not accepted."""
@@ -667,7 +670,8 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             self._sent_for = True
             self._workers += 1
             # In the opener's context, not in that of whoever happened to send.
-            self._context.run(self._workers_group.start_soon, self._work)
+            # A copy, for a context cannot be entered twice, and tasks may start eagerly.
+            self._context.copy().run(self._workers_group.start_soon, self._work)
 
     def _on_empty(self) -> None:
         if self._core.buffer.told:  # hooks that wait for the next turn come first
@@ -736,7 +740,12 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
     async def _work(self) -> None:
         _INSIDE.set((*_INSIDE.get(), self))
         core, clock, timeout = self._core, self._clock, self._timeout
+        sent = 0
         while True:
+            # A SendFn need not suspend; others have to run all the same.
+            if sent >= BATCHES_PER_TURN:
+                sent = 0
+                await self._backend.pass_turn()
             self._sent_for = False
             now = clock()
             if core.wants_token(now):
@@ -767,6 +776,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
                 error = raised
             except BaseException as raised:
                 error = self._interrupted(batch, raised)
+            sent = BATCHES_PER_TURN if error is not None else sent + 1
             self._take_back(batch, error, results)
 
     def _interrupted(self, batch: Batch[T], raised: BaseException) -> Exception:

@@ -18,6 +18,7 @@ Every error of ours, by whose doing it is.
     |   +-- ItemTooLarge
     |   +-- ItemTooSmall
     |   +-- BadItemSize           item_size answered something else than a whole number
+    |   +-- CodecError            an item that its codec cannot write, or a record that it cannot read
     +-- UnknownPosition           a mark for an item that the batch does not have
     +-- ForeignBatch              a batch that this buffer has not leased out
 
@@ -38,6 +39,7 @@ __all__ = [
     "BadItemSize",
     "BadResults",
     "ChannelMisuse",
+    "CodecError",
     "ForeignBatch",
     "ItemTooLarge",
     "ItemTooSmall",
@@ -135,6 +137,10 @@ class BadItemSize(AddError):
     def __init__(self, size: object) -> None:
         super().__init__(f"item_size has to return a whole number, got {size!r}")
         self.size = size
+
+
+class CodecError(AddError):
+    """An item that its codec cannot write, so it was not accepted; or a record that it cannot read."""
 
 
 class UnknownPosition(ValueError):

@@ -13,7 +13,7 @@ from dispatcher.buffer.options import BufferOptions, plain_function, seconds
 from dispatcher.errors import OptionError
 from dispatcher.handlers import log_drops, log_errors
 from dispatcher.limits import Rate
-from dispatcher.retry import RetryPolicy
+from dispatcher.retry import DEFAULT, RetryPolicy
 from dispatcher.typing import DropFn, ErrorFn, Limiter
 
 __all__ = ["ChannelOptions"]
@@ -73,7 +73,7 @@ class ChannelOptions(BufferOptions[T_contra], Generic[T_contra]):
         OptionError: If a value breaks its rule, or two do not go together.
     """
 
-    retry: RetryPolicy | None = attrs.field(factory=RetryPolicy)
+    retry: RetryPolicy | None = attrs.field(default=DEFAULT)
     qps_limit: Limiter | None = attrs.field(default=None)
     min_qps: float | None = attrs.field(default=None, validator=seconds)
     send_timeout: float | None = attrs.field(default=None, validator=seconds)

@@ -115,3 +115,10 @@ class RetryPolicy:
         delay = max(float(self.wait(state)), at_least)
         state.upcoming_sleep = delay
         return None if self.stop(state) else delay
+
+
+DEFAULT = RetryPolicy()
+"""What a channel uses if nothing else is said; over a store, `FOREVER` stands in for it."""
+
+FOREVER = RetryPolicy(stop=tenacity.stop_never)
+"""The default, without an end."""

@@ -8,7 +8,7 @@ from typing_extensions import TypeVar
 from dispatcher.buffer.batch import Batch
 from dispatcher.buffer.outcome import DropReason
 
-__all__ = ["DropFn", "ErrorFn", "Limiter", "SendFn"]
+__all__ = ["Codec", "DropFn", "ErrorFn", "Limiter", "SendFn"]
 
 T_contra = TypeVar("T_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True, default=None)
@@ -71,6 +71,21 @@ class Limiter(Protocol):
 
     async def acquire(self, amount: float = 1, /) -> Any:  # noqa: ANN401 - whatever it returns is ignored
         """Return once *amount* calls may be made; it is asked for 1 at a time, by one task."""
+        ...
+
+
+T = TypeVar("T")
+
+
+class Codec(Protocol[T]):
+    """Items as bytes and back; `dispatcher.codecs` has some."""
+
+    def encode(self, item: T, /) -> bytes:
+        """Write *item*; what it raises refuses the item, as `CodecError`."""
+        ...
+
+    def decode(self, payload: bytes, /) -> T:
+        """Read an item; what it raises sets the record aside as a dead letter."""
         ...
 
 

@@ -156,7 +156,9 @@ class Buffer(Generic[T]):
 
     # Items in
 
-    def add(self, item: T, ticket: Ticket | None, size: int, now: float) -> None:
+    def add(
+        self, item: T, ticket: Ticket | None, size: int, now: float, accepted_at: float | None = None
+    ) -> None:
         """Take an item; the caller has made sure that it fits, and filled in the ticket's size and key."""
         if ticket is not None and self._coalescing and self._supersede(item, ticket, size, now):
             return
@@ -172,9 +174,11 @@ class Buffer(Generic[T]):
         if ticket is not None:
             lot.pad().append(ticket)
             ticket.batch = lot
-            ticket.accepted_at = now
+            ticket.accepted_at = now if accepted_at is None else accepted_at
         lot.items.append(item)
         lot.size += size
+        if accepted_at is not None:
+            self._watch_age(lot, now)
         if len(lot.items) >= self._items_max or lot.size >= self._size_max:
             self.cut(now)
 
@@ -516,6 +520,13 @@ class Buffer(Generic[T]):
             return False
         self._drop(lot, {lot.pad().index(ticket)}, DropReason.CANCELLED)
         return True
+
+    def contents(self) -> list[tuple[T, Ticket | None]]:
+        """Everything that is with no SendFn, oldest batch first."""
+        lots = sorted(self.waiting, key=lambda lot: lot.id)
+        if self.open is not None:
+            lots.append(self.open)
+        return [pair for lot in lots for pair in zip(lot.items, lot.pad(), strict=True)]
 
     def drop_waiting(self, reason: DropReason) -> None:
         """Drop everything that is with no SendFn."""
