@@ -7,6 +7,17 @@ Every error of ours, by whose doing it is.
     +-- TransientError            raise it from a SendFn: the world's doing, worth another attempt
     |   +-- RetryAfter            the same, and the whole channel waits so many seconds
     |   +-- SendCancelled         a SendFn was cancelled and nobody had asked for it
+    |   +-- StoreTrouble          (a StoreError) the disk is full, or fails
+    +-- StoreError                a store cannot do what it was asked; it has not done half of it
+    |   +-- StoreOwned            another living process has it open
+    |   +-- StoreVersionError     written by a version that this one does not understand
+    |   +-- StoreCorrupt          damaged beyond single records, or no store at all
+    |   +-- StoreUnwritable       a read-only file or folder, or none there
+    |   +-- StoreTrouble          the world's doing, the same may work later
+    |   |   +-- StoreDiskFull
+    |   +-- QueueFull             a put beyond the queue's bytes_max
+    |   +-- UnknownQueue          (a LookupError)
+    |   +-- StoreClosed           (a RuntimeError) not open yet, or no longer
     +-- BadResults                a SendFn returned something else than one result per item
     +-- OutcomeError              what Outcome.unwrap() and Channel.call() raise
         +-- ItemFailed            .error: the item was tried and given up
@@ -44,11 +55,21 @@ __all__ = [
     "ItemTooLarge",
     "ItemTooSmall",
     "OptionError",
+    "QueueFull",
     "RetryAfter",
     "SendCancelled",
     "StaleBatch",
+    "StoreClosed",
+    "StoreCorrupt",
+    "StoreDiskFull",
+    "StoreError",
+    "StoreOwned",
+    "StoreTrouble",
+    "StoreUnwritable",
+    "StoreVersionError",
     "TransientError",
     "UnknownPosition",
+    "UnknownQueue",
     "WouldDeadlock",
 ]
 
@@ -92,6 +113,77 @@ class BadResults(Exception):
     The unmarked items of the batch fail with it and are not retried: the work is done, only its
     results are lost.
     """
+
+
+class StoreError(Exception):
+    """A store cannot do what it was asked to; it has not done half of it either."""
+
+
+class StoreOwned(StoreError):
+    """Another living process (or another store of this one) has the file open; nothing was touched."""
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        owner = "another process" if pid is None else f"process {pid}"
+        super().__init__(f"{path} is owned by {owner}, which is alive; a store has one owner")
+        self.path, self.pid = path, pid
+
+
+class StoreVersionError(StoreError):
+    """The file was written by a version that this one does not understand; nothing was touched."""
+
+    def __init__(self, path: str, found: int, known: int) -> None:
+        super().__init__(f"{path} has format version {found}, this is version {known}")
+        self.path, self.found, self.known = path, found, known
+
+
+class StoreCorrupt(StoreError):
+    """The file is damaged beyond single records, or is no store of ours."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path} cannot be used: {why}")
+        self.path, self.why = path, why
+
+
+class StoreUnwritable(StoreError):
+    """The file or its folder cannot be written to, or is not there."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path} cannot be written to: {why}")
+        self.path, self.why = path, why
+
+
+class StoreTrouble(StoreError, TransientError):
+    """The world's doing: nothing was changed, and the same call may work later."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path, self.why = path, why
+
+
+class StoreDiskFull(StoreTrouble):
+    """There is no room left on the disk (or in the quota); nothing was stored."""
+
+
+class QueueFull(StoreError):
+    """The records would not fit into the queue; nothing was stored."""
+
+    def __init__(self, queue: str, size: int, held: int, limit: int) -> None:
+        super().__init__(
+            f"queue {queue!r} may hold bytes_max={limit} bytes and holds {held}; {size} more do not fit"
+        )
+        self.queue, self.size, self.held, self.limit = queue, size, held, limit
+
+
+class UnknownQueue(StoreError, LookupError):
+    """There is no queue of this name; nothing was done."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"there is no queue {queue!r}")
+        self.queue = queue
+
+
+class StoreClosed(StoreError, RuntimeError):
+    """The store is not open: used before ``async with``, or after it."""
 
 
 class OptionError(ValueError):

@@ -1,0 +1,1 @@
+"""Durable queues behind one Protocol, `dispatcher.stores.base.Store`."""
