@@ -1,0 +1,7 @@
+"""
+The command line of mailpipe.
+"""
+
+from mailpipe.cli.commands import app, main
+
+__all__ = ["app", "main"]

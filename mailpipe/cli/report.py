@@ -1,0 +1,81 @@
+"""
+What ``mailpipe check`` tells: servers, chains step by step, durability, and what to look out for.
+"""
+
+from typing import Any
+
+import attrs
+
+from mailpipe.config import Config
+from mailpipe.receivers.options import ServerOptions
+
+__all__ = ["Report", "explain"]
+
+
+@attrs.frozen
+class Report:
+    """One configuration, explained."""
+
+    facts: dict[str, Any]
+    """As plain values (JSON)."""
+
+    text: str
+    """For people."""
+
+
+def explain(config: Config) -> Report:
+    """Compile every chain of *config* and say what comes of it; opens nothing."""
+    servers = [_server(server.options, server.gateway) for server in config.servers]
+    gateways = {}
+    for name, gateway in config.gateways.items():
+        chains = {"process": config.plan(gateway.process).explain()}
+        if gateway.validate:
+            chains["validate"] = config.plan(gateway.validate, "validate").explain()
+        if gateway.background:
+            chains["background"] = config.plan(gateway.background, "background").explain()
+        gateways[name] = {"durability": chains["process"]["durability"], "chains": chains}
+    facts = {"file": config.file, "data": str(config.data), "servers": servers, "gateways": gateways}
+    return Report(facts, "\n".join(_lines(facts)))
+
+
+def _server(options: ServerOptions, gateway: str) -> dict[str, Any]:
+    hosts = options.allowed_hosts
+    return {
+        "listen": options.listen,
+        "protocol": options.protocol,
+        "hostname": options.hostname,
+        "gateway": gateway,
+        "max_size": options.max_size,
+        "recipients": "any" if hosts is None else ", ".join(hosts),
+    }
+
+
+def _lines(facts: dict[str, Any]) -> list[str]:
+    lines = [f"configuration: {facts['file']}", f"data folder:   {facts['data']}", ""]
+    lines += [
+        f"server {server['listen']} ({server['protocol']}, {server['hostname']}) -> gateway {server['gateway']}; "
+        f"mails up to {server['max_size']} octets; recipients: {server['recipients']}"
+        for server in facts["servers"]
+    ]
+    for name, gateway in facts["gateways"].items():
+        lines += ["", f"gateway {name}: a 250 means durability {gateway['durability']!r}"]
+        for purpose, chain in gateway["chains"].items():
+            lines.append(f"  {purpose} = {chain['text']!r}")
+            lines += [f"    {_step(step)}" for step in chain["steps"]]
+            lines += [f"    warning: {warning}" for warning in chain["warnings"]]
+    return lines
+
+
+def _step(step: dict[str, Any]) -> str:
+    name = step["name"] if step["name"] == step["type"] else f"{step['name']} ({step['type']})"
+    words = [f"{name:<24} {step['stage']:<9}"]
+    if step["reads"]:
+        words.append(f"reads {', '.join(step['reads'])}")
+    if step["writes"]:
+        words.append(f"writes {', '.join(step['writes'])}")
+    if storage := step.get("storage"):
+        words.append(f"stores, durability {storage['durability']!r}")
+        if storage["largest"] is not None:
+            words.append(f"largest body {storage['largest']}")
+        words.append("idempotent" if storage["idempotent"] else "not idempotent")
+    return "; ".join(words)

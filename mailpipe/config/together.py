@@ -1,0 +1,81 @@
+"""
+What no single key shows: chains that cannot be, and trust that is given away by accident.
+"""
+
+from mailpipe.chain import ChainError, Plan
+from mailpipe.config.schema import Config, GatewayConfig, ServerConfig
+from mailpipe.config.values import Reader
+
+__all__ = ["check_together"]
+
+# Steps that send mail on or run programs for it: never for everybody.
+_OUTWARD = frozenset({"relay", "exec"})
+_LEVELS = ("none", "os", "disk")
+
+
+def check_together(config: Config, reader: Reader) -> None:
+    """Note in *reader* what is wrong between tables."""
+    plans = {name: _plan(config, reader, name, gateway) for name, gateway in config.gateways.items()}
+    largest = min((gateway.batch_size_max for gateway in config.gateways.values()), default=None)
+    if largest is not None and config.daemon.spool_above > largest:
+        what = f"must be at most batch_size_max = {largest} of every gateway, got {config.daemon.spool_above}"
+        reader.problem("", "spool_above", what)
+    seen: dict[str, int] = {}
+    for index, server in enumerate(config.servers, 1):
+        place = f"[[servers]] {index}"
+        listen = server.options.listen
+        if not listen.endswith(":0") and seen.setdefault(listen, index) != index:
+            reader.problem(place, "listen", f"[[servers]] {seen[listen]} listens on {listen!r} already")
+        if server.gateway not in config.gateways:
+            known = ", ".join(sorted(config.gateways))
+            reader.problem(place, "gateway", f"no such gateway; there are {known}, got {server.gateway!r}")
+        elif (plan := plans[server.gateway]) is not None:
+            _check_server(reader, place, server, plan)
+
+
+def _plan(config: Config, reader: Reader, name: str, gateway: GatewayConfig) -> Plan | None:
+    table = f"[gateways.{name}]"
+    plan: Plan | None = None
+    try:
+        plan = config.plan(gateway.process)
+    except ChainError as error:
+        reader.problem(table, "process", str(error))
+    for key, text in (("validate", gateway.validate), ("background", gateway.background)):
+        if text:
+            try:
+                config.plan(text, "validate" if key == "validate" else "background")
+            except ChainError as error:
+                reader.problem(table, key, str(error))
+    if plan is None:
+        return None
+    if plan.storages and _LEVELS.index(plan.durability) < _LEVELS.index(gateway.durability):
+        weakest = min(plan.storages, key=lambda step: _LEVELS.index(step.target.durability))  # type: ignore[attr-defined] # a storage's
+        reader.problem(
+            table,
+            "durability",
+            f"the chain {gateway.process!r} keeps a body at {plan.durability!r} only (by {weakest.name!r}); "
+            f"say durability = {plan.durability!r} to mean it, got {gateway.durability!r}",
+        )
+    if gateway.background and plan.archive is None:
+        reader.problem(
+            table,
+            "background",
+            f"reads mails back, and no storage of {gateway.process!r} can; got {gateway.background!r}",
+        )
+    return plan
+
+
+def _check_server(reader: Reader, place: str, server: ServerConfig, plan: Plan) -> None:
+    options = server.options
+    if plan.largest is not None and options.max_size > plan.largest:
+        what = f"must be at most {plan.largest}, the largest body of the chain {plan.text!r}, got {options.max_size}"
+        reader.problem(place, "max_size", what)
+    outward = [step.name for step in plan.steps if step.spec.name in _OUTWARD]
+    everybody = options.allowed_hosts is None or "*" in options.allowed_hosts or "." in options.allowed_hosts
+    if outward and everybody and not options.relay_from:
+        reader.problem(
+            place,
+            "allowed_hosts",
+            f"any recipient with {outward[0]!r} in the chain is an open relay; "
+            f"name hosts, or say relay_from = [networks], got {options.allowed_hosts!r}",
+        )

@@ -1,0 +1,213 @@
+"""
+Log lines, written by a thread of their own.
+
+The loop only puts a record into a bounded queue; a thread renders it (structlog's renderers) and
+writes whole lines. A full queue or a stuck terminal costs lines, which are counted and reported,
+never mail and never time.
+
+What a client said is data, never format: control characters are escaped, so one event is one line,
+and passwords are masked wherever they stand in a URL or under a telling name.
+"""
+
+import functools
+import logging
+import queue
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO
+
+import structlog
+
+__all__ = ["LogWriter", "event_of"]
+
+# C0, DEL, C1 and what some terminals and viewers take for a line end or a change of direction.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_URL_PASSWORD = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://[^\s/:@]*):[^\s/@]*@")
+_SECRET_NAME = re.compile(r"passw|secret|token|credential", re.IGNORECASE)
+_MASK = "***"
+
+_Render = Callable[[Any, str, dict[str, Any]], str | bytes]
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+@functools.cache
+def _is_secret(key: str) -> bool:
+    # Keys are ours, and few; a mapping's own keys never come here.
+    return _SECRET_NAME.search(key) is not None
+
+
+def _clean(key: str, value: object) -> object:
+    """*value* fit for a line: masked, without control characters or lone surrogates."""
+    if value and _is_secret(key):
+        return _MASK
+    if type(value) is str and value.isprintable() and "://" not in value:
+        return value  # nearly all, at a tenth of the cost
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(key, item) for item in value]
+    if isinstance(value, Mapping):
+        return {
+            str(_clean("", name)): _MASK if _SECRET_NAME.search(str(name)) else _clean("", item)
+            for name, item in value.items()
+        }
+    text = _URL_PASSWORD.sub(rf"\1:{_MASK}@", str(value))
+    return _CONTROLS.sub(_escape, text.encode("utf-8", "backslashreplace").decode())
+
+
+@functools.lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def event_of(record: logging.LogRecord) -> dict[str, Any]:
+    """
+    The record as one flat mapping: when, how grave, who says so, what, and its ``fields``.
+
+    Safe to write: every value is masked and escaped.
+    """
+    second = int(record.created)
+    event: dict[str, Any] = {
+        "timestamp": f"{_second(second)}.{int((record.created - second) * 1000):03d}Z",
+        "level": record.levelname.lower(),
+        "event": record.getMessage(),
+        "logger": record.name,
+    }
+    event |= getattr(record, "fields", {})
+    event = {key: _clean(key, value) for key, value in event.items()}
+    if record.exc_info and record.exc_info[1] is not None:
+        trace = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        # The only value of several lines; each is indented, so that none passes for an event.
+        event["exception"] = "\n".join(f"  | {_clean('', line)}" for line in trace.split("\n"))
+    return event
+
+
+class LogWriter(logging.Handler):
+    """
+    A logging handler whose lines are rendered and written by a thread.
+
+    Args:
+        file: Path to append to; ``""`` for stderr.
+
+        style: ``"json"``, ``"console"``, or ``"auto"``: console for a terminal or stderr, JSON for a file.
+
+        capacity: Records waiting at most; what comes on top is dropped and counted.
+
+    Raises:
+        OSError: If *file* cannot be opened.
+    """
+
+    def __init__(
+        self, file: str = "", style: Literal["auto", "console", "json"] = "auto", *, capacity: int = 20_000
+    ) -> None:
+        super().__init__()
+        self._file = file
+        self._stream = self._open()
+        self._render = _renderer(style, self._stream, bool(file))
+        # None ends the thread; a threading.Event asks for the file to be opened anew.
+        self._queue: queue.Queue[logging.LogRecord | threading.Event | None] = queue.Queue(capacity)
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name="mailpipe-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Records lost because the queue was full."""
+        return self._dropped
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the record; never waits."""
+        try:
+            self._queue.put_nowait(record)
+        except queue.Full:
+            self._dropped += 1
+
+    def reopen(self, *, wait: float = 0.0) -> None:
+        """
+        Open the file anew, as a rotation tool asks for by SIGUSR1; nothing for stderr.
+
+        Lines queued before still go to the old file.
+
+        Args:
+            wait: Seconds to wait until that has happened.
+        """
+        reopened = threading.Event()
+        try:
+            self._queue.put(reopened, timeout=1.0)
+        except queue.Full:
+            self._dropped += 1
+            return
+        if wait:
+            reopened.wait(wait)
+
+    def close(self) -> None:
+        """Write what is queued, within two seconds, and end the thread; more than once is fine."""
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            try:
+                self._queue.put(None, timeout=1.0)
+            except queue.Full:
+                return
+            self._thread.join(2.0)
+        super().close()
+
+    def _open(self) -> TextIO:
+        if not self._file:
+            return sys.stderr
+        # Rotated files are opened anew: the handle outlives any block.
+        return open(self._file, "a", encoding="utf-8", errors="backslashreplace")
+
+    def _run(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            if isinstance(entry, threading.Event):
+                self._reopen()
+                entry.set()
+                continue
+            self._write(entry)
+        if self._file:
+            self._stream.close()
+
+    def _reopen(self) -> None:
+        if not self._file:
+            return
+        try:
+            fresh = self._open()
+        except OSError as error:
+            record = logging.makeLogRecord({"name": "mailpipe.log", "levelno": 40, "levelname": "ERROR"})
+            record.msg = "cannot open the log file anew"
+            record.__dict__["fields"] = {"file": self._file, "error": error.strerror}
+            self._write(record)
+            return
+        self._stream.close()
+        self._stream = fresh
+
+    def _write(self, record: logging.LogRecord) -> None:
+        try:
+            event = event_of(record)
+            if self._dropped:
+                event["log_lines_dropped"] = self._dropped
+            line = self._render(None, record.levelname.lower(), event)
+            self._stream.write(f"{line if isinstance(line, str) else line.decode()}\n")
+            # A batch of lines costs one write; a lone line is out at once.
+            if self._queue.empty():
+                self._stream.flush()
+        except (OSError, ValueError):
+            # A closed pipe or a full disk: the line is lost, and counted; the next may pass.
+            self._dropped += 1
+        except Exception:  # a record that cannot be rendered says so, and takes no thread down
+            self.handleError(record)
+
+
+def _renderer(style: str, stream: TextIO, is_file: bool) -> _Render:
+    if style == "json" or (style == "auto" and is_file):
+        return structlog.processors.JSONRenderer(sort_keys=False)
+    return structlog.dev.ConsoleRenderer(
+        colors=stream.isatty(), pad_event_to=24, exception_formatter=structlog.dev.plain_traceback
+    )

@@ -1,0 +1,488 @@
+"""
+The path of a mail: the one place that wires receiver → chain → Channel → storages.
+
+::
+
+    open()   DATA began     octets → stream taps and a body of the spool
+    save()   after the dot  envelope steps → submit → batch steps → commit → outcome → reply
+
+The rules:
+
+- No 250 before the commit: the reply comes of the receipt's outcome, and of nothing else.
+- A sender never waits longer than ``save_timeout`` (and 5 s more for an attempt that is running).
+  Past it the mail is withdrawn, or, if an attempt has it, answered 451 and followed up: a mail that is
+  stored after all is sent again by its client, and a log line says so.
+- Trouble of ours is 451; 5xx is said by steps alone.
+- The body is released when nothing can touch it any more: after the outcome, whoever waited for it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import attrs
+import tenacity
+
+from dispatcher import (
+    Batch,
+    BlockNewItems,
+    BufferFull,
+    Channel,
+    ChannelOptions,
+    ChannelStatistics,
+    DropReason,
+    Outcome,
+    Receipt,
+    RetryPolicy,
+    Status,
+)
+from dispatcher.limits import Rate
+from mailpipe import reply
+from mailpipe.bodies import BodyWriter, FileBody, HeldBody, Spool
+from mailpipe.config import GatewayConfig
+from mailpipe.envelope import Envelope, MemoryBody, Recipient, Session, make_queue_id
+from mailpipe.errors import Answer
+from mailpipe.reply import Reply
+from mailpipe.runner import Chain, EnvelopeTaps
+from mailpipe.steps import Result
+
+__all__ = ["DiskSpace", "Gateway", "GatewayStatistics", "channel_options"]
+
+log = logging.getLogger("mailpipe.mail")
+
+_VERDICT_GRACE = 5.0
+"""Seconds that a mail in an attempt is waited for past its save_timeout."""
+
+_DISK_LOOK_EVERY = 1.0
+_LOGGED_RECIPIENTS = 20
+
+
+@attrs.frozen(kw_only=True)
+class GatewayStatistics:
+    """Counts of one gateway."""
+
+    channel: ChannelStatistics
+    """The Channel between receivers and storages."""
+
+    open_mails: int
+    """Bodies being received or saved, now."""
+
+    stored: int
+    """Answered 250, so far."""
+
+    rejected: int
+    """Answered 5xx by a step, so far."""
+
+    deferred: int
+    """Answered 4xx, so far."""
+
+    late: int
+    """Answered 451 and stored all the same, so far: their clients send them again."""
+
+
+class DiskSpace:
+    """
+    Whether a folder's disk has room; looks once a second at most.
+
+    Args:
+        folder: Where mail goes.
+
+        reserve: Octets to be left free.
+    """
+
+    def __init__(self, folder: os.PathLike[str], reserve: int) -> None:
+        self._folder, self._reserve = folder, reserve
+        self._looked_at = float("-inf")
+        self._free = 0
+
+    def short(self, wanted: int, now: float) -> bool:
+        """Whether fewer than *wanted* octets are free above the reserve, as of the last second."""
+        if now - self._looked_at >= _DISK_LOOK_EVERY:
+            found = os.statvfs(self._folder)
+            self._free = found.f_bavail * found.f_frsize
+            self._looked_at = now
+        return self._free < wanted + self._reserve
+
+
+def channel_options(config: GatewayConfig, *, serial: bool) -> ChannelOptions[Envelope]:
+    """
+    The options of a gateway's Channel: natural batching, bounded, never dropping.
+
+    Args:
+        config: The knobs.
+
+        serial: One attempt at a time is best for the storage; used where the knob is not turned.
+    """
+    size_max = config.batch_size_max
+    stop: Any = (
+        tenacity.stop_never
+        if config.retry.attempts is None
+        else tenacity.stop_after_attempt(config.retry.attempts)
+    )
+    return ChannelOptions(
+        batch_items_max=config.batch_items_max,
+        batch_size_max=size_max,
+        item_size=lambda envelope: max(1, min(held_in_memory(envelope), size_max)),
+        batch_age_max=config.batch_age_max,
+        max_leases=config.max_leases or (1 if serial else 4),
+        full_behavior=BlockNewItems(
+            max_items=config.full_behavior.max_items,
+            max_size=config.full_behavior.max_size or 5 * size_max,
+        ),
+        retry=RetryPolicy(
+            wait=tenacity.wait_random_exponential(multiplier=config.retry.first, max=config.retry.longest),
+            stop=stop,
+        ),
+        qps_limit=None if config.qps_limit is None else Rate(config.qps_limit, max(1.0, config.qps_limit)),
+        send_timeout=config.send_timeout or 0.8 * config.save_timeout,
+        item_age_max=config.save_timeout,
+        on_error=_log_attempt,
+        on_drop=_told_by_receipts,
+    )
+
+
+def held_in_memory(envelope: Envelope) -> int:
+    """Octets that the envelope's bodies hold in memory; those in files count nothing."""
+    body = envelope.body
+    held = len(body) if isinstance(body, HeldBody | MemoryBody) else 0
+    if envelope.copies:
+        held += sum(len(copy) for copy in envelope.copies.values() if isinstance(copy, HeldBody | MemoryBody))
+    return held
+
+
+def _log_attempt(batch: Batch[Envelope], error: Exception) -> None:
+    if batch.errors and all(isinstance(marked, Answer) for marked in batch.errors.values()):
+        return  # a step's answers are no trouble; each mail's own line tells them
+    fields = {"attempt": batch.attempt, "mails": len(batch), "error": repr(error)}
+    log.warning("an attempt to store failed", extra={"fields": fields})
+
+
+def _told_by_receipts(batch: Batch[Envelope], reason: DropReason) -> None:
+    """Every mail has a receipt, and somebody who logs its end."""
+
+
+class _Sink:
+    """One mail's octets on their way into the spool, past the chain's taps."""
+
+    __slots__ = ("_envelope", "_gateway", "_taps", "_writer")
+
+    def __init__(
+        self, gateway: "Gateway", envelope: Envelope, writer: BodyWriter, taps: EnvelopeTaps
+    ) -> None:
+        self._gateway, self._envelope, self._writer, self._taps = gateway, envelope, writer, taps
+
+    def write(self, chunk: bytes) -> Awaitable[None] | None:
+        tapped = self._taps.write(chunk)
+        written = self._writer.write(chunk)
+        if tapped is None or written is None:
+            return tapped or written
+        return _both(tapped, written)
+
+    async def close(self) -> None:
+        try:
+            self._envelope.body = await self._writer.close()
+            await self._taps.close()
+        except Answer as answer:
+            # A stream step's: `Gateway.save` says it.
+            self._gateway.refuse(self._envelope, answer)
+        except BaseException:
+            # The receiver answers 451; it never calls `save` or `abort` after this.
+            self._taps.abort()
+            self._gateway.leave(self._envelope)
+            raise
+
+    def abort(self) -> None:
+        self._taps.abort()
+        self._writer.abort()
+        self._gateway.leave(self._envelope)
+
+
+async def _both(first: Awaitable[None], second: Awaitable[None]) -> None:
+    await first
+    await second
+
+
+class Gateway:
+    """
+    One configured gateway, running; what receivers know as a `MailGateway`.
+
+    `start` opens the storages, `aclose` ends it. Belongs to one event loop.
+
+    Args:
+        name: As in ``[gateways.NAME]``.
+
+        config: Its knobs.
+
+        chain: What happens to a mail; opened and closed by the gateway.
+
+        spool: Where bodies are while they are under way.
+
+        disk: The data folder's disk.
+
+        max_size: Tells the octets of the largest mail that any server takes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: GatewayConfig,
+        chain: Chain,
+        *,
+        spool: Spool,
+        disk: DiskSpace,
+        max_size: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self._chain = chain
+        self._spool, self._disk, self._max_size = spool, disk, max_size
+        options = channel_options(config, serial=chain.plan.serial)
+        self._channel: Channel[Envelope, Result | None] = Channel(chain.deliver, options, name=name)
+        self._closing = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._followers: set[asyncio.Task[None]] = set()
+        self._handed: set[Envelope] = set()
+        self._refused: dict[str, Answer] = {}
+        self._active = self._begun = self._opened = self._waiting = 0
+        self._counts = dict.fromkeys(("stored", "rejected", "deferred", "late"), 0)
+
+    @property
+    def statistics(self) -> GatewayStatistics:
+        """Counts, now."""
+        return GatewayStatistics(channel=self._channel.statistics(), open_mails=self._active, **self._counts)
+
+    async def start(self) -> None:
+        """
+        Open the storages, then the Channel.
+
+        Raises:
+            Exception: Whatever a step's setup raised; nothing is left open.
+        """
+        self._loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = self._loop.create_future()
+        self._task = self._loop.create_task(self._run(opened), name=f"gateway {self.name}")
+        await opened
+
+    async def _run(self, opened: asyncio.Future[None]) -> None:
+        # A task of its own: whoever closes the gateway need not be the task that opened it.
+        try:
+            async with self._chain, self._channel:
+                opened.set_result(None)
+                await self._closing.wait()
+        except Exception as error:
+            if opened.done():
+                raise
+            opened.set_exception(error)
+
+    async def wait_idle(self, deadline: float) -> None:
+        """
+        Return when no mail is under way here, or at *deadline* (of the loop's clock).
+
+        A client that said MAIL to this gateway may still send its DATA; one that gave up after MAIL
+        is waited for until the deadline, for nobody tells.
+        """
+        self._quiet.clear()
+        self._look()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._quiet.wait()
+
+    async def aclose(self, deadline: float) -> None:
+        """
+        Take no more, let every accepted mail have its outcome, close the storages.
+
+        Args:
+            deadline: Loop's time past which what waits is given up; its clients were told 451.
+        """
+        self._channel.close()
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._channel.wait_drained()
+                await asyncio.gather(*self._followers)
+        except TimeoutError:
+            self._give_up()
+        self._closing.set()
+        if self._task is not None:
+            await self._task
+
+    def _give_up(self) -> None:
+        live = self._channel.statistics().live
+        fields = {"gateway": self.name, "mails": live}
+        log.error("shutdown_timeout is over, mails are given up", extra={"fields": fields})
+        self._channel.cancel()
+
+    # What receivers ask for
+
+    def new_queue_id(self) -> str:
+        """A fresh queue id, asked for at MAIL."""
+        self._begun += 1
+        return make_queue_id(time.time(), os.urandom(10))
+
+    def admit(self, session: Session, size: int) -> Reply | None:
+        """At MAIL: 452 4.3.1 if nothing can be taken now, because the Channel or the disk is full."""
+        if self._disk.short(2 * max(size, self._max_size()), self._loop.time()):
+            self._begun -= 1
+            fields = {"gateway": self.name}
+            log.error("short of disk space, mail is deferred", extra={"fields": fields})
+            return reply.STORE_FULL
+        if self._waiting:
+            # Somebody waits for room already: this client would wait behind them.
+            self._begun -= 1
+            return reply.STORE_FULL
+        return None
+
+    def validate(self, recipient: Recipient) -> Reply | None:
+        """At RCPT, after the receiver's own checks."""
+        return None
+
+    def open(self, envelope: Envelope) -> _Sink:
+        """At DATA: where this envelope's octets go."""
+        self._opened += 1
+        sink = _Sink(self, envelope, self._spool.open(), self._chain.open(envelope))
+        self._active += 1
+        return sink
+
+    async def save(self, envelope: Envelope) -> Result:
+        """
+        After the dot: the verdict, once the mail is durable, or refused.
+
+        Cancelled, it leaves a submitted mail to its fate; the log tells it.
+        """
+        began = self._loop.time()
+        try:
+            answer = await self._verdict(envelope, began + self.config.save_timeout)
+        except BaseException as error:
+            # Cancelled with the receipt in hand, `_verdict` has left the rest to a follower.
+            if envelope not in self._handed:
+                self.leave(envelope)
+            self._tell(envelope, f"{type(error).__name__}", began)
+            raise
+        if envelope not in self._handed:
+            self.leave(envelope)
+        self._tell(envelope, answer, began)
+        return answer
+
+    async def _verdict(self, envelope: Envelope, deadline: float) -> Result:
+        if (refused := self._refused.pop(envelope.queue_id, None)) is not None:
+            return refused.reply
+        try:
+            await self._chain.judge(envelope)
+        except Answer as answer:
+            return answer.reply
+        try:
+            receipt = self._channel.submit_nowait(envelope)
+        except BufferFull:
+            self._waiting += 1
+            try:
+                async with asyncio.timeout_at(deadline):
+                    receipt = await self._channel.submit(envelope)
+            except TimeoutError:
+                return reply.TROUBLE
+            finally:
+                self._waiting -= 1
+        except anyio.ClosedResourceError:
+            return reply.TROUBLE
+        return await self._outcome(envelope, receipt, deadline)
+
+    async def _outcome(self, envelope: Envelope, receipt: Receipt[Result | None], deadline: float) -> Result:
+        try:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    outcome = await receipt.wait()
+            except TimeoutError:
+                if receipt.cancel():
+                    return reply.TROUBLE
+                # An attempt has it, and may be committing: its verdict is worth a moment.
+                async with asyncio.timeout_at(deadline + _VERDICT_GRACE):
+                    outcome = await receipt.wait()
+        except TimeoutError:
+            self._follow(envelope, receipt, told=reply.TROUBLE)
+            return reply.TROUBLE
+        except asyncio.CancelledError:
+            self._follow(envelope, receipt, told=None)
+            raise
+        return _answer_of(envelope, outcome)
+
+    def _follow(self, envelope: Envelope, receipt: Receipt[Result | None], told: Reply | None) -> None:
+        """Nobody waits any more for this mail: keep its body until the outcome, and log that."""
+        self._handed.add(envelope)
+        task = self._loop.create_task(self._followed(envelope, receipt, told))
+        self._followers.add(task)
+        task.add_done_callback(self._followers.discard)
+
+    async def _followed(
+        self, envelope: Envelope, receipt: Receipt[Result | None], told: Reply | None
+    ) -> None:
+        outcome = await receipt.wait()
+        self._handed.discard(envelope)
+        self.leave(envelope)
+        fields: dict[str, object] = {"queue_id": envelope.queue_id, "gateway": self.name}
+        if outcome.status is Status.DELIVERED and told is not None:
+            self._counts["late"] += 1
+            log.warning("stored after all, and its client was told to send again", extra={"fields": fields})
+        else:
+            fields["status"] = outcome.status.name.lower()
+            log.warning("ended with nobody waiting", extra={"fields": fields})
+
+    # A mail's resources
+
+    def refuse(self, envelope: Envelope, answer: Answer) -> None:
+        """For a sink: what a stream step said; `save` answers it."""
+        self._refused[envelope.queue_id] = answer
+
+    def _look(self) -> None:
+        if not self._active and self._begun <= self._opened:
+            self._quiet.set()
+
+    def leave(self, envelope: Envelope) -> None:
+        """The mail is over here: nothing touches its bodies from now on."""
+        self._active -= 1
+        self._refused.pop(envelope.queue_id, None)
+        self._look()
+        for body in (envelope.body, *envelope.copies.values()):
+            if isinstance(body, FileBody):
+                self._spool.dispose(body)
+            elif isinstance(body, HeldBody):
+                body.release()
+
+    def _tell(self, envelope: Envelope, answer: Result | str, began: float) -> None:
+        first = answer if isinstance(answer, Reply | str) else _worst(answer)
+        kind = "cancelled"
+        if isinstance(first, Reply):
+            kind = "stored" if first.positive else "rejected" if first.permanent else "deferred"
+            self._counts[kind] += 1
+        if not log.isEnabledFor(logging.INFO):
+            return
+        session = envelope.session
+        fields = {
+            "queue_id": envelope.queue_id,
+            "gateway": self.name,
+            "peer": session.peer,
+            "helo": session.helo,
+            "mail_from": envelope.mail_from,
+            "rcpt_to": list(envelope.rcpt_to[:_LOGGED_RECIPIENTS]),
+            "recipients": len(envelope.recipients),
+            "size": len(envelope.body),
+            "reply": str(first),
+            "ms": round((self._loop.time() - began) * 1000, 1),
+        }
+        log.info(kind, extra={"fields": fields})
+
+
+def _worst(answers: tuple[Reply, ...]) -> Reply:
+    return next((one for one in answers if not one.positive), answers[0])
+
+
+def _answer_of(envelope: Envelope, outcome: Outcome[Result | None]) -> Result:
+    """The reply that an outcome means; only DELIVERED takes responsibility."""
+    if outcome.status is Status.DELIVERED:
+        return reply.queued_as(envelope.queue_id) if outcome.result is None else outcome.result
+    if isinstance(outcome.error, Answer):
+        return outcome.error.reply
+    return reply.TROUBLE

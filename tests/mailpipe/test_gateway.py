@@ -1,0 +1,478 @@
+"""The path of a mail: what is answered, when, and what is left behind; on a clock that jumps."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import attrs
+import pytest
+
+from dispatcher.testing import jumping_asyncio
+from mailpipe.bodies import HeldBody, Spool, SpoolOptions
+from mailpipe.config import FullConfig, GatewayConfig, RetryConfig
+from mailpipe.envelope import Envelope, Recipient, Session
+from mailpipe.errors import Deferred, Discarded, Rejected
+from mailpipe.gateway import DiskSpace, Gateway, channel_options
+from mailpipe.reply import STORE_FULL, TROUBLE, Reply
+from mailpipe.runner import Chain
+
+SECRET = "secret text"
+NO = Reply(550, "5.7.1", "not here")
+LATER = Reply(450, "4.2.0", "not now")
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """Seconds pass when nothing else can."""
+    return jumping_asyncio()
+
+
+@attrs.define(eq=False)
+class Store:
+    """A storage that keeps what it is given, and does what it is told first."""
+
+    act: Callable[[Any], Awaitable[Any]] | None = None
+    kept: list[Envelope] = attrs.field(factory=list)
+    batches: list[int] = attrs.field(factory=list)
+
+    async def __call__(self, batch: Any) -> Any:
+        self.batches.append(len(batch))
+        results = await self.act(batch) if self.act is not None else None
+        failed = set(batch.errors)
+        self.kept += [envelope for position, envelope in enumerate(batch) if position not in failed]
+        return results
+
+
+@pytest.fixture
+def store() -> Store:
+    """The storage of record."""
+    return Store()
+
+
+@pytest.fixture
+async def make(tmp_path: Path, store: Store) -> AsyncIterator[Callable[..., Awaitable[Gateway]]]:
+    """Start a gateway over *store*; it is closed at the end."""
+    made: list[Gateway] = []
+    spool = Spool(tmp_path / "bodies", SpoolOptions(spool_above=1000))
+
+    async def start(process: str = "store", steps: dict[str, Any] | None = None, **options: Any) -> Gateway:
+        options.setdefault("disk", DiskSpace(tmp_path, 0))
+        disk = options.pop("disk")
+        chain = Chain(process, steps={"store": store} | (steps or {}))
+        gateway = Gateway("g", GatewayConfig(process=process, **options), chain, spool=spool, disk=disk)
+        await gateway.start()
+        made.append(gateway)
+        return gateway
+
+    yield start
+    for gateway in made:
+        await gateway.aclose(asyncio.get_running_loop().time() + 60)
+    assert spool.held == 0, "a body was not released"
+    spool.close()
+
+
+async def received(gateway: Gateway, *chunks: bytes) -> Envelope:
+    """One mail, up to its dot."""
+    session = Session(peer="192.0.2.1", helo="client.example.org")
+    envelope = Envelope(gateway.new_queue_id(), session, 1.0, mail_from="a@example.org")
+    assert gateway.admit(session, 0) is None
+    recipient = Recipient("b@example.org", (), envelope, session)
+    assert gateway.validate(recipient) is None
+    envelope.recipients.append(recipient)
+    sink = gateway.open(envelope)
+    for chunk in chunks or (b"Subject: x\r\n\r\n", b"text\r\n"):
+        if (stall := sink.write(chunk)) is not None:
+            await stall
+    await sink.close()
+    return envelope
+
+
+class TestVerdict:
+    async def test_the_250_names_the_queue_id(self, make: Any, store: Store) -> None:
+        """As other programs parse it."""
+        gateway = await make()
+        envelope = await received(gateway)
+
+        assert str(await gateway.save(envelope)) == f"250 2.0.0 OK: queued as {envelope.queue_id}"
+        assert store.kept == [envelope]
+
+    async def test_no_250_before_the_commit(self, make: Any, store: Store) -> None:
+        """Law 2: the reply waits for the storage to return."""
+        committed = asyncio.Event()
+
+        async def wait(batch: object) -> None:
+            await committed.wait()
+
+        store.act = wait
+        gateway = await make()
+        saving = asyncio.create_task(gateway.save(await received(gateway)))
+        await asyncio.sleep(10)
+        assert not saving.done()
+        committed.set()
+
+        assert (await saving).positive
+
+    async def test_store_trouble_is_tried_again(self, make: Any, store: Store) -> None:
+        """A lost connection costs time, not the mail."""
+        troubles = [ConnectionError("gone"), TimeoutError("slow")]
+
+        async def fail(batch: object) -> None:
+            if troubles:
+                raise troubles.pop()
+
+        store.act = fail
+        gateway = await make()
+
+        assert (await gateway.save(await received(gateway))).positive
+        assert len(store.batches) == 3
+
+    async def test_lasting_store_trouble_is_451_at_save_timeout(self, make: Any, store: Store) -> None:
+        """Never a 250, never a 5xx, never without end."""
+
+        async def fail(batch: object) -> None:
+            raise ConnectionError(SECRET)
+
+        store.act = fail
+        gateway = await make(save_timeout=25.0)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        answer = await gateway.save(await received(gateway))
+        assert answer == TROUBLE
+        assert "secret" not in str(answer)
+        assert 25.0 <= loop.time() - began <= 25.1
+        assert store.kept == []
+
+    async def test_poison_is_451(self, make: Any, store: Store) -> None:
+        """An error that is no store trouble is ours too, and told at once."""
+
+        async def fail(batch: object) -> None:
+            raise KeyError(SECRET)
+
+        store.act = fail
+        gateway = await make()
+        answer = await gateway.save(await received(gateway))
+
+        assert answer.code == 451
+        assert "secret" not in str(answer)
+
+    @pytest.mark.parametrize(
+        ("error", "reply"),
+        [(Rejected(NO), NO), (Deferred(LATER), LATER), (Discarded(), Reply(250, "2.0.0", "OK"))],
+    )
+    @pytest.mark.parametrize("stage", ["stream", "envelope", "batch"])
+    async def test_what_a_step_says_is_the_reply(
+        self, stage: str, error: Exception, reply: Reply, make: Any, store: Store
+    ) -> None:
+        """In each stage, and then the mail is kept nowhere."""
+
+        def stream(envelope: Envelope) -> Any:
+            while (yield) is not None:
+                pass
+            raise error
+
+        def envelope_(envelope: Envelope) -> None:
+            raise error
+
+        async def batch_(batch: Any) -> None:
+            for position in range(len(batch)):
+                batch.fail(position, error)
+
+        steps = {"stream": stream, "envelope": envelope_, "batch": batch_}
+        gateway = await make(f"{stage} | store", {stage: steps[stage]})
+
+        assert await gateway.save(await received(gateway)) == reply
+        assert store.kept == []
+
+    async def test_only_the_marked_mail_of_a_batch_is_refused(self, make: Any, store: Store) -> None:
+        """Everybody gets their own verdict."""
+
+        async def refuse(batch: Any) -> None:
+            for position, envelope in enumerate(batch):
+                if len(envelope.body) == 3:
+                    batch.fail(position, Rejected(NO))
+
+        store.act = refuse
+        gateway = await make()
+        mails = [await received(gateway, b"x" * size) for size in (1, 2, 3, 4)]
+        answers = await asyncio.gather(*(gateway.save(mail) for mail in mails))
+
+        assert [answer.code for answer in answers] == [250, 250, 550, 250]
+        assert store.kept == [mails[0], mails[1], mails[3]]
+
+    async def test_a_tuple_is_one_reply_for_each_recipient(self, make: Any, store: Store) -> None:
+        """LMTP's verdicts come through as they are."""
+
+        async def each(batch: Any) -> list[tuple[Reply, ...]]:
+            return [(NO,) for _ in batch]
+
+        store.act = each
+        gateway = await make()
+
+        assert await gateway.save(await received(gateway)) == (NO,)
+
+
+class TestTimeout:
+    async def test_an_attempt_gets_a_moment_for_its_verdict(self, make: Any, store: Store) -> None:
+        """At save_timeout a commit may be a blink away: its 250 is worth up to five seconds."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        async def down_for_nine_seconds(batch: object) -> None:
+            if loop.time() - began < 9:
+                raise ConnectionError
+            await asyncio.sleep(4)
+
+        store.act = down_for_nine_seconds
+        gateway = await make(save_timeout=10.0, retry=RetryConfig(first=0.1, longest=0.1))
+
+        assert (await gateway.save(await received(gateway))).positive
+        assert 13.0 <= loop.time() - began <= 13.2
+
+    async def test_a_waiting_mail_is_withdrawn(self, make: Any, store: Store) -> None:
+        """Behind an attempt that hangs: 451 at save_timeout, and never stored."""
+        release = asyncio.Event()
+
+        async def hang(batch: object) -> None:
+            await shielded(release)
+
+        store.act = hang
+        gateway = await make(save_timeout=10.0, max_leases=1, batch_items_max=1)
+        first = asyncio.create_task(gateway.save(await received(gateway)))
+        await asyncio.sleep(1)
+        second = await received(gateway)
+
+        assert await gateway.save(second) == TROUBLE
+        release.set()
+        await first
+        await asyncio.sleep(30)
+        assert second not in store.kept
+
+    async def test_what_is_stored_after_its_451_is_told_in_the_log(
+        self, make: Any, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The client sends it again; the operator sees why there are two."""
+        release = asyncio.Event()
+
+        async def hang(batch: object) -> None:
+            await shielded(release)
+
+        store.act = hang
+        gateway = await make(save_timeout=10.0)
+        envelope = await received(gateway)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        assert await gateway.save(envelope) == TROUBLE
+        assert 15.0 <= loop.time() - began <= 15.1
+        assert isinstance(envelope.body, HeldBody)
+        assert len(envelope.body.read()), "the running step still needs the body"
+        release.set()
+        await gateway.wait_idle(loop.time() + 60)
+        assert store.kept == [envelope]
+        assert gateway.statistics.late == 1
+        (line,) = [record for record in caplog.records if "stored after all" in record.message]
+        assert line.__dict__["fields"]["queue_id"] == envelope.queue_id
+
+    async def test_a_cancelled_save_leaves_the_commit_alone(self, make: Any, store: Store) -> None:
+        """A client that vanishes after the dot: the mail is stored."""
+        release = asyncio.Event()
+
+        async def hang(batch: object) -> None:
+            await release.wait()
+
+        store.act = hang
+        gateway = await make()
+        envelope = await received(gateway)
+        saving = asyncio.create_task(gateway.save(envelope))
+        await asyncio.sleep(1)
+        saving.cancel()
+        release.set()
+        await gateway.wait_idle(asyncio.get_running_loop().time() + 60)
+
+        assert store.kept == [envelope]
+
+
+class TestBeforeTheDot:
+    async def test_an_aborted_mail_leaves_nothing(self, make: Any, store: Store) -> None:
+        """Neither memory (the fixture looks), nor a count."""
+        aborted = []
+
+        def stream(envelope: Envelope) -> Any:
+            try:
+                while (yield) is not None:
+                    pass
+            except GeneratorExit:
+                aborted.append(envelope)
+                raise
+
+        gateway = await make("stream | store", {"stream": stream})
+        envelope = Envelope(gateway.new_queue_id(), Session(), 1.0)
+        sink = gateway.open(envelope)
+        sink.write(b"half")
+        assert gateway.statistics.open_mails == 1
+        sink.abort()
+
+        assert aborted == [envelope]
+        assert gateway.statistics.open_mails == 0
+        assert store.batches == []
+
+    async def test_queue_ids_sort_by_time_and_differ(self, make: Any) -> None:
+        """26 characters, and never the same twice."""
+        gateway = await make()
+        made = [gateway.new_queue_id() for _ in range(1000)]
+
+        assert len(set(made)) == 1000
+        assert {len(one) for one in made} == {26}
+
+
+class TestFull:
+    async def test_short_of_disk_is_452_at_mail(self, make: Any, tmp_path: Path) -> None:
+        """Told before the client sends anything."""
+        gateway = await make(disk=DiskSpace(tmp_path, 1 << 62))
+
+        assert gateway.admit(Session(), 0) == STORE_FULL
+
+    async def test_a_full_channel_holds_its_sender_and_refuses_the_next(
+        self, make: Any, store: Store
+    ) -> None:
+        """Backpressure for who is in, 452 for who comes, nothing dropped."""
+        release = asyncio.Event()
+
+        async def hang(batch: object) -> None:
+            await release.wait()
+
+        store.act = hang
+        full = FullConfig(max_items=2)
+        gateway = await make(full_behavior=full, batch_items_max=2, max_leases=1)
+        mails = [await received(gateway) for _ in range(3)]
+        saving = [asyncio.create_task(gateway.save(mail)) for mail in mails]
+        await asyncio.sleep(1)
+
+        assert gateway.admit(Session(), 0) == STORE_FULL
+        release.set()
+        assert [answer.code for answer in await asyncio.gather(*saving)] == [250, 250, 250]
+        assert gateway.admit(Session(), 0) is None
+
+    async def test_no_room_until_save_timeout_is_451(self, make: Any, store: Store) -> None:
+        """A sender that is never let in has left nothing."""
+        release = asyncio.Event()
+
+        async def hang(batch: object) -> None:
+            await shielded(release)
+
+        store.act = hang
+        gateway = await make(full_behavior=FullConfig(max_items=1), batch_items_max=1, save_timeout=5.0)
+        first = asyncio.create_task(gateway.save(await received(gateway)))
+        await asyncio.sleep(1)
+        late = await received(gateway)
+
+        assert await gateway.save(late) == TROUBLE
+        release.set()
+        await first
+        assert late not in store.kept
+
+
+class TestClose:
+    async def test_it_drains(self, make: Any, store: Store) -> None:
+        """Every accepted mail has its outcome before the storages close."""
+
+        async def slow(batch: object) -> None:
+            await asyncio.sleep(3)
+
+        store.act = slow
+        gateway = await make()
+        saving = asyncio.create_task(gateway.save(await received(gateway)))
+        await asyncio.sleep(1)
+        await gateway.aclose(asyncio.get_running_loop().time() + 30)
+
+        assert (await saving).positive
+        assert await gateway.save(await received(gateway)) == TROUBLE
+
+    async def test_past_the_deadline_mails_are_given_up(self, make: Any, store: Store) -> None:
+        """Their clients were, or are, told 451."""
+
+        async def fail(batch: object) -> None:
+            raise ConnectionError
+
+        store.act = fail
+        gateway = await make(save_timeout=25.0)
+        saving = asyncio.create_task(gateway.save(await received(gateway)))
+        await asyncio.sleep(1)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await gateway.aclose(began + 3)
+
+        assert loop.time() - began <= 3.1
+        assert await saving == TROUBLE
+
+    async def test_it_waits_for_a_mail_between_mail_and_data(self, make: Any) -> None:
+        """After a reload, whoever said MAIL to the old gateway may finish there."""
+        gateway = await make()
+        envelope = Envelope(gateway.new_queue_id(), Session(), 1.0)
+        waiting = asyncio.create_task(gateway.wait_idle(asyncio.get_running_loop().time() + 60))
+        await asyncio.sleep(1)
+        assert not waiting.done()
+        gateway.open(envelope).abort()
+
+        await asyncio.wait_for(waiting, 1)
+
+    async def test_a_storage_that_cannot_be_opened_is_told(self, make: Any) -> None:
+        """The error comes out of start, and nothing is left open."""
+
+        class Broken:
+            async def setup(self, place: object) -> None:
+                msg = "no such host"
+                raise OSError(msg)
+
+            async def __call__(self, batch: object) -> None: ...
+
+        with pytest.raises(OSError, match="no such host"):
+            await make("broken", {"broken": Broken()})
+
+
+class TestLog:
+    async def test_one_line_per_mail_with_its_queue_id(
+        self, make: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Who, to whom, what came of it."""
+        caplog.set_level(logging.INFO, "mailpipe.mail")
+        gateway = await make()
+        envelope = await received(gateway)
+        await gateway.save(envelope)
+
+        (line,) = caplog.records
+        fields = line.__dict__["fields"]
+        assert fields["queue_id"] == envelope.queue_id
+        assert fields["mail_from"] == "a@example.org"
+        assert fields["rcpt_to"] == ["b@example.org"]
+        assert fields["reply"].startswith("250 2.0.0")
+
+
+class TestChannelOptions:
+    def test_the_contract(self) -> None:
+        """Natural batching; one lease for a serial storage; bounded; fresh to save_timeout."""
+        options = channel_options(GatewayConfig(), serial=True)
+
+        assert options.batch_age_max == 0
+        assert options.max_leases == 1
+        assert options.item_age_max == 25.0
+        assert options.send_timeout is not None
+        assert options.send_timeout < 25.0
+        assert channel_options(GatewayConfig(), serial=False).max_leases == 4
+
+    def test_an_empty_body_has_a_size(self) -> None:
+        """An immediate dot is a mail; a size of 0 would be refused."""
+        options = channel_options(GatewayConfig(), serial=True)
+
+        assert options.item_size is not None
+        assert options.item_size(Envelope("q", Session(), 1.0)) == 1
+
+
+async def shielded(event: asyncio.Event) -> None:
+    """Wait, whoever cancels: as a storage does for its thread."""
+    with anyio.CancelScope(shield=True):
+        await event.wait()
