@@ -30,7 +30,7 @@ types: .venv/.dev
 	$(BIN)/mypy tests/typing benchmarks
 
 docs: .venv/.dev
-	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs build/docs
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -3,15 +3,17 @@ What one server is told: where to listen, whom to believe, and its bounds.
 """
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 import attrs
 
+from mailpipe.receivers.auth import Authenticator, PasswordTable
 from mailpipe.receivers.intake import BareLines
 from mailpipe.receivers.paths import ascii_domain
 from mailpipe.receivers.rules import HostPatterns, Networks
+from mailpipe.receivers.tls import TlsOptions
 
 __all__ = ["Listen", "ServerOptions"]
 
@@ -104,6 +106,28 @@ class ServerOptions:
 
         relay_from: Networks whose clients may send to any recipient.
 
+        trusted:
+            Networks of proxies, by the address on the other end of the socket: only they may use
+            `proxy` and `xclient`, and they are exempt from `max_connections_per_address`.
+
+        proxy: Clients in `trusted` begin with a PROXY header, version 1 or 2; without one: 421.
+
+        xclient: Clients in `trusted` may use XCLIENT.
+
+        tls: See `TlsOptions`; None: no TLS.
+
+        tls_handshake_timeout: Seconds for a TLS handshake, and for a PROXY header.
+
+        users:
+            User → hashed password (see `mailpipe.receivers.auth.hash_password`): offers AUTH under
+            TLS. Who authenticated may send to any recipient.
+
+        authenticator: Asked instead of `users`, in a thread.
+
+        max_auth_line: Octets of a line of AUTH with its CRLF.
+
+        max_auth_failures: Failed authentications until 421.
+
         max_size: Most octets of a message; announced as SIZE.
 
         bare_lines:
@@ -141,6 +165,15 @@ class ServerOptions:
         default=None, converter=attrs.converters.optional(tuple)
     )
     relay_from: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    trusted: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    proxy: bool = False
+    xclient: bool = False
+    tls: TlsOptions | None = None
+    tls_handshake_timeout: float = attrs.field(default=10.0, validator=_positive)
+    users: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    authenticator: Authenticator | None = None
+    max_auth_line: int = attrs.field(default=12288, validator=_positive)
+    max_auth_failures: int = attrs.field(default=3, validator=_positive)
     max_size: int = attrs.field(default=25 << 20, validator=_positive)
     bare_lines: BareLines = attrs.field(default="reject", validator=_one_of("reject", "keep"))
     max_recipients: int = attrs.field(default=1000, validator=_positive)
@@ -162,11 +195,24 @@ class ServerOptions:
             msg = f"max_command_line is 512 or more (RFC 5321 section 4.5.3.1.4), got {self.max_command_line}"
             raise ValueError(msg)
         # Made here so that a bad one is told at construction.
-        _ = self.address, self.hosts, self.relays
-        if self.allowed_hosts is None and not self.address.loopback:
+        _ = self.address, self.hosts, self.relays, self.proxies, self.authenticate
+        self._check_trust()
+
+    def _check_trust(self) -> None:
+        if (self.proxy or self.xclient) and not self.trusted:
+            msg = "proxy and xclient need trusted = [networks of the proxies], got none"
+            raise ValueError(msg)
+        if self.users and self.authenticator is not None:
+            msg = "users and authenticator are one or the other, got both"
+            raise ValueError(msg)
+        if self.authenticate is not None and self.tls is None:
+            msg = "users and authenticator need tls: no password goes over the wire in the clear"
+            raise ValueError(msg)
+        if self.allowed_hosts is None and (not self.address.loopback or self.proxy or self.xclient):
             msg = (
-                "without allowed_hosts every recipient is taken, which only a loopback listener may; "
-                f'say allowed_hosts = ["*"] to mean it, got listen = {self.listen!r}'
+                "without allowed_hosts every recipient is taken, which only a loopback listener without "
+                'proxy and xclient may; say allowed_hosts = ["*"] to mean it, '
+                f"got listen = {self.listen!r}, proxy = {self.proxy}, xclient = {self.xclient}"
             )
             raise ValueError(msg)
 
@@ -185,8 +231,29 @@ class ServerOptions:
         """`relay_from`, parsed."""
         return Networks.parse(self.relay_from)
 
+    @cached_property
+    def proxies(self) -> Networks:
+        """`trusted`, parsed."""
+        return Networks.parse(self.trusted)
+
+    @cached_property
+    def authenticate(self) -> Authenticator | None:
+        """`authenticator`, or the table of `users`; None: AUTH is not offered."""
+        return PasswordTable(self.users) if self.users else self.authenticator
+
+    @property
+    def tls_required(self) -> bool:
+        """No mail is taken in the clear."""
+        return self.tls is not None and self.tls.mode == "required"
+
     @property
     def tick(self) -> float:
         """Seconds between two looks at the deadlines."""
-        shortest = min(self.command_timeout, self.data_timeout, self.data_total_timeout, self.min_rate_after)
+        shortest = min(
+            self.command_timeout,
+            self.data_timeout,
+            self.data_total_timeout,
+            self.min_rate_after,
+            self.tls_handshake_timeout,
+        )
         return min(1.0, shortest / 4)

@@ -6,16 +6,22 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import attrs
 
 from mailpipe import reply
 from mailpipe.envelope import MailGateway
+from mailpipe.receivers.entrance import Entrance
+from mailpipe.receivers.lmtp import LmtpConnection
 from mailpipe.receivers.options import Listen, ServerOptions
 from mailpipe.receivers.rules import Networks
 from mailpipe.receivers.smtp import SmtpConnection
 from mailpipe.receivers.sweep import Sweep
+from mailpipe.receivers.tls import make_context
 from mailpipe.receivers.wire import log
 from mailpipe.reply import Reply
 
@@ -44,26 +50,28 @@ class SmtpServer:
 
     `options` and `gateway` may be replaced while it runs (a reload): options hold for connections
     made from then on, a gateway for mails from the next MAIL on. `ServerOptions.listen` alone is
-    read once, by `start`.
+    read once, by `start`. Giving options, the same ones too, reads the certificates anew.
 
     Args:
         options: See `ServerOptions`.
 
         gateway: What takes the mails.
-    """
 
-    connection_class: type[SmtpConnection] = SmtpConnection
+    Raises:
+        ValueError: If a certificate cannot be used; what was before stays.
+    """
 
     def __init__(self, options: ServerOptions, gateway: MailGateway) -> None:
         self.options = options
         self.gateway = gateway
+        self.context: ssl.SSLContext | None
         self.closing = False
         """Shutting down: nobody is served any more."""
         self.loop: asyncio.AbstractEventLoop
         self.sweep: Sweep
         self._server: asyncio.Server | None = None
         self._addresses: tuple[Listen, ...] = ()
-        self._connections: set[SmtpConnection] = set()
+        self._connections: dict[Entrance, str] = {}  # and what they are counted under
         self._by_address: Counter[str] = Counter()
         self._accepted = self._refused = 0
         self._empty = asyncio.Event()
@@ -76,8 +84,11 @@ class SmtpServer:
 
     @options.setter
     def options(self, options: ServerOptions) -> None:
-        self._options = options
-        self.greeting = f"220 {options.hostname} ESMTP\r\n".encode()
+        # First what may raise: bad options change nothing.
+        context = None if options.tls is None else make_context(options.tls)
+        self._options, self.context = options, context
+        self._connection_class = LmtpConnection if options.protocol == "lmtp" else SmtpConnection
+        self.greeting = f"220 {options.hostname} {self._connection_class.service}\r\n".encode()
 
     async def start(self, sock: socket.socket | None = None) -> None:
         """
@@ -114,7 +125,12 @@ class SmtpServer:
         )
 
     def _connect(self) -> SmtpConnection:
-        return self.connection_class(self)
+        return self._connection_class(self)
+
+    @cached_property
+    def threads(self) -> ThreadPoolExecutor:
+        """Where passwords are checked; made when the first is."""
+        return ThreadPoolExecutor(2, "mailpipe-auth")
 
     @property
     def addresses(self) -> tuple[Listen, ...]:
@@ -167,40 +183,53 @@ class SmtpServer:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._empty.wait()
+        if "threads" in self.__dict__:
+            self.threads.shutdown(wait=False, cancel_futures=True)
         return len(cut)
 
     # For connections
 
-    def enter(self, connection: SmtpConnection) -> Reply | None:
-        """Count *connection* in; or say why it may not stay, and count it as refused."""
-        options, peer = self.options, connection.session.peer
+    def enter(self, connection: Entrance, address: str, *, exempt: bool) -> Reply | None:
+        """Count *connection* in under *address*; or say why it may not stay, and count it as refused."""
         refusal = None
         if self.closing:
             refusal = reply.SHUTTING_DOWN
-        elif len(self._connections) >= options.max_connections or self._crowded(peer):
+        elif len(self._connections) >= self.options.max_connections or (
+            not exempt and self._crowded(address)
+        ):
             refusal = reply.TOO_MANY_CONNECTIONS
         if refusal is not None:
             self._refused += 1
             return refusal
         self._accepted += 1
-        self._connections.add(connection)
+        self._connections[connection] = address
+        self._by_address[address] += 1
         self._empty.clear()
-        connection.address = peer
-        self._by_address[peer] += 1
         return None
+
+    def rename(self, connection: Entrance, address: str) -> Reply | None:
+        """A trusted proxy said that *connection* is of *address*: count it there, or say why not."""
+        self._uncount(self._connections[connection])
+        self._connections[connection] = address
+        crowded = self._crowded(address)
+        self._by_address[address] += 1
+        self._refused += crowded
+        return reply.TOO_MANY_CONNECTIONS if crowded else None
 
     def _crowded(self, peer: str) -> bool:
         if self._by_address[peer] < self.options.max_connections_per_address:
             return False
         return peer != "" and peer not in _LOOPBACK
 
-    def leave(self, connection: SmtpConnection) -> None:
+    def leave(self, connection: Entrance) -> None:
         """*connection* is gone; one that never entered is no error."""
-        if connection not in self._connections:
+        if (address := self._connections.pop(connection, None)) is None:
             return
-        self._connections.discard(connection)
-        self._by_address[connection.address] -= 1
-        if not self._by_address[connection.address]:
-            del self._by_address[connection.address]
+        self._uncount(address)
         if not self._connections:
             self._empty.set()
+
+    def _uncount(self, address: str) -> None:
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]

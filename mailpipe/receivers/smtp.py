@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 
 from mailpipe import reply
-from mailpipe.envelope import BodySink, Envelope, MailGateway, Recipient, Session
-from mailpipe.receivers.engine import Engine
+from mailpipe.envelope import BodySink, Envelope, MailGateway, Recipient
+from mailpipe.receivers.entrance import Entrance
 from mailpipe.receivers.intake import Intake
-from mailpipe.receivers.paths import BadPath, Path, helo_name, parse_path, split_parameters
+from mailpipe.receivers.parameters import judge_mail, judge_rcpt
+from mailpipe.receivers.paths import BadPath, Path, helo_name, parse_path
 from mailpipe.receivers.wire import log
 from mailpipe.reply import Reply
 
@@ -34,30 +35,20 @@ _START_DATA = reply.START_DATA.wire
 _Wait = tuple[Recipient, "asyncio.Future[Reply | None]"] | Reply
 _Verdict = Reply | Awaitable[Reply | None] | None
 
-_MAIL_PARAMETERS = frozenset({"SIZE", "BODY", "SMTPUTF8"})
 
-
-class SmtpConnection(Engine):
+class SmtpConnection(Entrance):
     """
-    One client: its session, its transaction, its errors.
+    One client: its transaction and its errors.
 
     Made by an `SmtpServer`, which knows the options, the gateway and how many there are.
     """
 
     verbs: ClassVar[dict[bytes, Callable[[Any, bytes], None]]]
-    session: Session  # type: ignore[assignment]  # ours, in place of aiosmtpd's
-    envelope: Envelope | None  # type: ignore[assignment]
+    service: ClassVar[str] = "ESMTP"
+    """What the greeting calls us."""
 
-    # aiosmtpd's constructor is not called: it looks its handler over by introspection, a tenth of a
-    # millisecond for each connection, for commands that are all replaced here.
     def __init__(self, server: "SmtpServer") -> None:
-        self.server = server
-        self.options = server.options
-        self.line_limit = server.options.max_command_line
-        self._init_wire(server.loop, server.sweep)
-        self.session = Session(hostname=server.options.hostname)
-        self.envelope = None
-        self.address = ""  # what connections are counted by
+        super().__init__(server)
         self._gateway: MailGateway = server.gateway
         self._waits: list[_Wait] = []  # RCPTs being validated, and refusals that wait behind them
         self._settling: list[_Wait] = []
@@ -66,23 +57,6 @@ class SmtpConnection(Engine):
         self._body_since = 0.0
 
     # The connection
-
-    def greet(self) -> None:
-        """Count the connection; greet, or say why not."""
-        peer = self._wire.get_extra_info("peername")
-        local = self._wire.get_extra_info("sockname")
-        if isinstance(peer, tuple):
-            self.session.peer, self.session.port = peer[0], peer[1]
-        if isinstance(local, tuple):
-            self.session.local = local[0]
-        self.session.trusted = self.session.peer in self.options.relays
-        refusal = self.server.enter(self)
-        if refusal is not None:
-            # The client has nothing to say yet, so that nothing unread can take the reply along.
-            self.reply(refusal.wire)
-            self.hang_up(linger=False)
-        else:
-            self.reply(self.server.greeting)
 
     def vanished(self) -> None:
         """Leave nothing of a mail whose dot never came; what came after the dot goes on."""
@@ -95,30 +69,17 @@ class SmtpConnection(Engine):
         if self._task is not None and not self._saving:
             self._task.cancel()
 
-    def gone(self) -> None:
-        """Free the slot."""
-        self.server.leave(self)
-
     def silent(self, now: float) -> None:
         """Hang up on a client that is too quiet, too slow, or in DATA for too long."""
-        options, quiet = self.options, now - self.heard_at - self.sweep.tick
         if self.intake is None:
-            if quiet > options.command_timeout:
-                self._give_up(reply.TIMEOUT)
-            return
+            return super().silent(now)
+        options, quiet = self.options, now - self.heard_at - self.sweep.tick
         lasts = now - self._body_since - self.sweep.tick
         if quiet > options.data_timeout or lasts > options.data_total_timeout:
-            self._give_up(reply.TIMEOUT)
+            self.give_up(reply.TIMEOUT)
         elif lasts > options.min_rate_after and self.intake.received < options.min_rate * lasts:
-            self._give_up(reply.TOO_SLOW)
-
-    def shut(self) -> None:
-        """The server is shutting down: end now, or after the mail that is on its way."""
-        if self.suspended or self.intake is not None:
-            return
-        if not self.closing:
-            self.reply(reply.SHUTTING_DOWN.wire)
-        self.hang_up(linger=False)
+            self.give_up(reply.TOO_SLOW)
+        return None
 
     def drained(self) -> None:
         """Await the recipients that are being validated, once no more are in the input."""
@@ -127,16 +88,15 @@ class SmtpConnection(Engine):
         elif self.server.closing:
             self.shut()
 
-    def _give_up(self, refusal: Reply) -> None:
-        self.reply(refusal.wire)
-        self.hang_up()
-
     # Lines
 
     def command(self, line: bytes) -> bool | None:
         """Run one command."""
         if self.server.closing:
             self.shut()
+            return None
+        if self._expect is not None:
+            self.expected(line)
             return None
         verb, _, argument = line.partition(b" ")
         run = self.verbs.get(verb) or self.verbs.get(verb.upper())
@@ -159,7 +119,7 @@ class SmtpConnection(Engine):
             return
         self._errors += 1
         if self._errors > self.options.max_errors:
-            self._give_up(reply.TOO_MANY_ERRORS)
+            self.give_up(reply.TOO_MANY_ERRORS)
         else:
             self.reply(refusal.wire)
 
@@ -179,14 +139,21 @@ class SmtpConnection(Engine):
 
     def capabilities(self) -> list[str]:
         """What EHLO lists, in order."""
-        return [
+        found = [
             "PIPELINING",
             f"SIZE {self.options.max_size}",
             "8BITMIME",
             "SMTPUTF8",
             "ENHANCEDSTATUSCODES",
-            "HELP",
+            "DSN",
         ]
+        if self.options.tls is not None and not self.session.tls:
+            found.append("STARTTLS")
+        if self.offers_auth:
+            found.append("AUTH PLAIN LOGIN")
+        if self.options.xclient and self._behind_proxy:
+            found.append("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")
+        return [*found, "HELP"]
 
     def _hello(self, argument: bytes, *, esmtp: bool) -> bool:
         name = argument.strip()
@@ -195,7 +162,7 @@ class SmtpConnection(Engine):
             return False
         self.reset()
         # A new one: an envelope on its way keeps the session it came in.
-        helo = helo_name(name.decode("latin-1"))
+        helo = self._told_helo or helo_name(name.decode("latin-1"))
         self.session = attrs.evolve(self.session, helo=helo, esmtp=esmtp)
         return True
 
@@ -214,13 +181,16 @@ class SmtpConnection(Engine):
             return self.refuse(reply.NOT_UTF8)
         except BadPath:
             return self.refuse(reply.BAD_SENDER)
-        envelope = self._new_envelope(path)
-        size = 0
-        if path.parameters or not text.isascii():
-            judged = self._judge_parameters(envelope, path, text)
+        if self.options.tls_required and not self.session.tls:
+            return self.refuse(reply.NEED_TLS)
+        envelope, size = self._new_envelope(path), 0
+        if path.parameters:
+            judged = judge_mail(path.parameters, esmtp=self.session.esmtp, max_size=self.options.max_size)
             if isinstance(judged, Reply):
                 return self.refuse(judged)
-            size = judged
+            envelope.mail_params, envelope.smtputf8, size = judged.written, judged.smtputf8, judged.size
+        if not envelope.smtputf8 and not text.isascii():
+            return self.refuse(reply.NOT_UTF8)
         verdict = self._ask(lambda: self._gateway.admit(self.session, size), envelope)
         if verdict is None or isinstance(verdict, Reply):
             return self._admitted(envelope, verdict)
@@ -234,25 +204,6 @@ class SmtpConnection(Engine):
             received_at=time.time(),
             mail_from=path.address,
         )
-
-    def _judge_parameters(self, envelope: Envelope, path: Path, text: str) -> Reply | int:
-        found = split_parameters(path.parameters)
-        if found is None or (found and not self.session.esmtp):
-            return reply.SYNTAX
-        if not found.keys() <= _MAIL_PARAMETERS:
-            return reply.PARAMETER_UNKNOWN
-        if (found.get("BODY") or "8BITMIME").upper() not in {"7BIT", "8BITMIME"}:
-            return reply.PARAMETER_VALUE
-        if found.get("SMTPUTF8") is not None or ("BODY" in found and found["BODY"] is None):
-            return reply.PARAMETER_VALUE
-        envelope.smtputf8 = "SMTPUTF8" in found
-        if not text.isascii() and not envelope.smtputf8:
-            return reply.NOT_UTF8
-        envelope.mail_params = tuple(path.parameters.split())
-        size = found.get("SIZE", "0") or ""
-        if not (size.isascii() and size.isdigit() and len(size) <= 20):
-            return reply.PARAMETER_VALUE
-        return reply.TOO_BIG if int(size) > self.options.max_size else int(size)
 
     async def _admit(self, envelope: Envelope, verdict: Awaitable[Reply | None]) -> None:
         try:
@@ -287,13 +238,9 @@ class SmtpConnection(Engine):
             return self.refuse(reply.BAD_RECIPIENT)
         if not envelope.smtputf8 and not text.isascii():
             return self.refuse(reply.NOT_UTF8)
-        parameters: tuple[str, ...] = ()
-        if path.parameters:
-            found = split_parameters(path.parameters)
-            if found is None or (found and not self.session.esmtp):
-                return self.refuse(reply.SYNTAX)
-            if found:
-                return self.refuse(reply.PARAMETER_UNKNOWN)
+        parameters = judge_rcpt(path.parameters, esmtp=self.session.esmtp) if path.parameters else ()
+        if isinstance(parameters, Reply):
+            return self.refuse(parameters)
         if path.domain and not self.session.trusted and path.domain not in self.options.hosts:
             return self.refuse(reply.NO_RELAY)
         pending = sum([not isinstance(wait, Reply) for wait in self._waits]) if self._waits else 0
@@ -370,7 +317,7 @@ class SmtpConnection(Engine):
         assert envelope is not None
         self.envelope = None
         if intake.refusal is not None:
-            self._tell(envelope, intake.refusal)
+            self.tell(envelope, intake.refusal)
             return None
         self._saving = True
         return self._finish(envelope, intake.release(), self._gateway)
@@ -384,9 +331,10 @@ class SmtpConnection(Engine):
             verdict = reply.TROUBLE
         finally:
             self._saving = False
-        self._tell(envelope, verdict)
+        self.tell(envelope, verdict)
 
-    def _tell(self, envelope: Envelope, verdict: Reply | tuple[Reply, ...]) -> None:
+    def tell(self, envelope: Envelope, verdict: Reply | tuple[Reply, ...]) -> None:
+        """Answer a mail."""
         answer = verdict if isinstance(verdict, Reply) else _one_of(verdict)
         if self.departed:
             log.warning("%s: client gone before it was told %s", envelope.queue_id, answer)
@@ -402,10 +350,6 @@ class SmtpConnection(Engine):
             return self.refuse(reply.SYNTAX)
         self.reset()
         return self.reply(_OK)
-
-    def reset(self) -> None:
-        """Forget the transaction."""
-        self.envelope = None
 
     def noop(self, argument: bytes) -> None:
         """NOOP: whatever the argument."""
@@ -460,4 +404,7 @@ SmtpConnection.verbs = {
     b"VRFY": SmtpConnection.vrfy,
     b"HELP": SmtpConnection.help,
     b"QUIT": SmtpConnection.quit,
+    b"STARTTLS": SmtpConnection.starttls,
+    b"AUTH": SmtpConnection.auth,
+    b"XCLIENT": SmtpConnection.xclient,
 }

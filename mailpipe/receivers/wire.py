@@ -12,8 +12,9 @@ that does not read its replies is not served further. Whoever closes says so onc
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from mailpipe import reply
 from mailpipe.receivers.intake import Intake
@@ -58,6 +59,7 @@ class Wire(asyncio.Protocol):
         self.clogged = False
         """The client does not read its replies; nothing is run until it does."""
         self._reading = True
+        self._encrypted = False
         self._turn_owed = False
         self._ended = False  # the client will say no more
         self._lost = False
@@ -133,10 +135,12 @@ class Wire(asyncio.Protocol):
         if self._task is None and not self.clogged and not self._turn_owed:
             self.hang_up(linger=False)
         # True keeps our side open for the replies; TLS has no such state.
-        return self._wire.get_extra_info("ssl_object") is None
+        return not self._encrypted
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
+        if self._lost:
+            return
         self._lost = self.closing = True
         self._held = b""
         self._out.clear()
@@ -193,6 +197,45 @@ class Wire(asyncio.Protocol):
         """Run *awaitable* in a task; the input rests until it is done."""
         self._task = self._loop.create_task(self._suspended(awaitable))
 
+    async def upgrade(self, context: ssl.SSLContext, patience: float, early: bytes = b"") -> None:
+        """
+        Speak TLS from now on; what was read in the clear and not yet run is dropped (RFC 3207).
+
+        Call it with reading paused, so that no octet of the handshake is taken for input. (A
+        connection that was just made reads on uvloop all the same: what is held then is *early*.)
+
+        Args:
+            context: Our side's settings.
+
+            patience: Seconds for the handshake.
+
+            early: Octets of the handshake that were read already (behind a PROXY header).
+
+        Raises:
+            OSError: If the handshake failed or took too long; `ssl.SSLError` is one. The connection
+                is gone then.
+        """
+        self._held = b""
+        self._wire.pause_reading()
+        handshake = self._loop.create_task(
+            self._loop.start_tls(self._wire, self, context, server_side=True, ssl_handshake_timeout=patience)
+        )
+        try:
+            if early:
+                await asyncio.sleep(0)  # until the transport has its new protocol, not yet any input
+                self._loop.call_soon(_feed, self._wire, early)
+            transport = await handshake
+        except BaseException:
+            handshake.cancel()
+            self._wire.abort()
+            if not self._lost:
+                self.connection_lost(None)
+            raise
+        if transport is None:  # it was closed meanwhile
+            msg = "closed during the handshake"
+            raise ConnectionAbortedError(msg)
+        self._wire, self._reading, self._encrypted = transport, True, True
+
     def cut(self) -> None:
         """End now: cancel what is awaited, drop what is unsent."""
         self.closing = True
@@ -223,7 +266,7 @@ class Wire(asyncio.Protocol):
         self.heard_at = self.sweep.now
         if self.clogged:
             self._wire.abort()
-        elif linger and not self._ended and self._wire.can_write_eof():
+        elif linger and not self._ended and not self._encrypted:
             self._resume_reading()
             self._wire.write_eof()
         else:
@@ -236,7 +279,7 @@ class Wire(asyncio.Protocol):
             if self._task is not None or self.clogged or self._turn_owed:
                 # One chunk at most is held: no other comes before reading is resumed.
                 self._held = data
-                self._pause_reading()
+                self.pause_reading()
                 break
             data = self._mode(data)
         self._rest()
@@ -337,7 +380,8 @@ class Wire(asyncio.Protocol):
                 self.flush()
                 self._go_on()
 
-    def _pause_reading(self) -> None:
+    def pause_reading(self) -> None:
+        """Read no more until what is awaited is done."""
         if self._reading and not self._lost:
             self._reading = False
             self._wire.pause_reading()
@@ -346,6 +390,17 @@ class Wire(asyncio.Protocol):
         if not self._reading and not self._lost:
             self._reading = True
             self._wire.resume_reading()
+
+
+def _feed(transport: asyncio.Transport, data: bytes) -> None:
+    """Hand *data* to the transport's TLS protocol as if it had just been received."""
+    protocol = cast("asyncio.BufferedProtocol", transport.get_protocol())
+    while data:
+        room = memoryview(protocol.get_buffer(len(data)))
+        count = min(len(room), len(data))
+        room[:count] = data[:count]
+        protocol.buffer_updated(count)
+        data = data[count:]
 
 
 def _read_nothing(data: bytes) -> bytes:

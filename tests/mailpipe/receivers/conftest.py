@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import itertools
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+import trustme
 
 from mailpipe.envelope import Envelope, MemoryBody, Recipient, Session, make_queue_id
 from mailpipe.receivers.options import ServerOptions
@@ -21,10 +24,18 @@ PATIENCE = 10.0
 Answer = Reply | Awaitable[Reply | None] | None
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    """Receivers run on asyncio."""
-    return "asyncio"
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Receivers run on asyncio, its own loop and uvloop's."""
+    backend: tuple[str, dict[str, bool]] = request.param
+    if backend[1]["use_uvloop"]:
+        pytest.importorskip("uvloop")
+    return backend
 
 
 @attrs.define(eq=False)
@@ -156,10 +167,16 @@ class Client:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
+    async def start_tls(self, context: ssl.SSLContext, name: str = "mx.example.org") -> None:
+        async with asyncio.timeout(PATIENCE):
+            await self.writer.start_tls(context, server_hostname=name)
+
     async def close(self) -> None:
         self.writer.close()
-        with contextlib.suppress(OSError):
-            await self.writer.wait_closed()
+        # The server may be gone, or TLS half up.
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self.writer.wait_closed()
 
 
 @pytest.fixture
@@ -224,3 +241,39 @@ def until() -> Callable[[Callable[[], Any]], Awaitable[None]]:
                 await asyncio.sleep(0.005)
 
     return wait
+
+
+@attrs.frozen
+class Certificates:
+    """Files of a certificate of ours and of its authority, and contexts of clients."""
+
+    authority: trustme.CA
+    folder: Path
+
+    def issue(self, name: str = "mx.example.org") -> dict[str, Path]:
+        """A new pair for *name*, in the same files as the last one."""
+        pair = self.authority.issue_cert(name)
+        pair.private_key_pem.write_to_path(self.folder / "key.pem")
+        pair.cert_chain_pems[0].write_to_path(self.folder / "cert.pem")
+        self.authority.cert_pem.write_to_path(self.folder / "ca.pem")
+        return {"certificate": self.folder / "cert.pem", "key": self.folder / "key.pem"}
+
+    def client(self, *, shows: str = "") -> ssl.SSLContext:
+        """A client that trusts the authority, and shows a certificate of it if wanted."""
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        if shows:
+            self.authority.issue_cert(shows).configure_cert(context)
+        return context
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """Signs what the tests use."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def certificates(authority: trustme.CA, tmp_path: Path) -> Certificates:
+    """A folder for a server's certificate."""
+    return Certificates(authority, tmp_path)

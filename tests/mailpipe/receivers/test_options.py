@@ -51,6 +51,14 @@ class TestServerOptions:
             ({"listen": "nowhere"}, "listen is HOST:PORT"),
             ({"allowed_hosts": ["a b"]}, "a host is a domain"),
             ({"relay_from": ["10.0.0.1/8"]}, "a network is written as"),
+            ({"trusted": ["proxy"]}, "a network is written as"),
+            ({"proxy": True}, "need trusted"),
+            ({"xclient": True}, "need trusted"),
+            ({"proxy": True, "trusted": ["10.0.0.0/8"]}, "without allowed_hosts"),
+            ({"xclient": True, "trusted": ["10.0.0.0/8"]}, "without allowed_hosts"),
+            ({"users": {"ann": "secret"}}, "that of 'ann'"),
+            ({"authenticator": lambda user, password: True}, "need tls"),
+            ({"tls_handshake_timeout": 0}, "tls_handshake_timeout is above 0"),
         ],
     )
     def test_bad_values_are_told(self, wrong: dict[str, Any], rule: str) -> None:
@@ -70,6 +78,8 @@ class TestServerOptions:
         """The bounds that the documentation promises."""
         options = ServerOptions()
         assert options.max_command_line == 2048
+        assert options.max_auth_line == 12288
+        assert (options.max_auth_failures, options.tls_handshake_timeout) == (3, 10)
         assert options.max_recipients == 1000
         assert options.max_size == 25 * 1024 * 1024
         assert options.max_errors == 10

@@ -77,7 +77,7 @@ class TestConversation:
         assert await client.command("EHLO me") == "\n".join(
             [
                 *("250-localhost", "250-PIPELINING", "250-SIZE 26214400", "250-8BITMIME", "250-SMTPUTF8"),
-                *("250-ENHANCEDSTATUSCODES", "250 HELP"),
+                *("250-ENHANCEDSTATUSCODES", "250-DSN", "250 HELP"),
             ]
         )
 
@@ -134,6 +134,17 @@ class TestConversation:
         await client.reply()
         await client.command("HELO me")
         assert (await client.command("MAIL FROM:<a@b> SIZE=1"))[:3] == "501"
+
+    async def test_parameters_are_carried_as_written(self, client: Any, gateway: Any) -> None:
+        """DSN and all: on the envelope, and on each recipient."""
+        await client.reply()
+        await client.talk("EHLO me", "MAIL FROM:<a@b> RET=HDRS ENVID=x+20y Size=10", "RCPT TO:<c@d>")
+        await client.talk("RCPT TO:<e@f> NOTIFY=success,DELAY ORCPT=rfc822;g+40h", "DATA", ".")
+        assert gateway.saved[0].mail_params == ("RET=HDRS", "ENVID=x+20y", "Size=10")
+        assert [recipient.params for recipient in gateway.saved[0].recipients] == [
+            (),
+            ("NOTIFY=success,DELAY", "ORCPT=rfc822;g+40h"),
+        ]
 
     async def test_helo_that_is_no_name_is_unknown(self, client: Any, gateway: Any) -> None:
         """What would go into a header is a name, or says that there was none."""
@@ -311,7 +322,7 @@ class TestPipelining:
         )
         await client.send(b"EHLO me\r\n" + (mail + b".\r\n") * 2 + b"QUIT\r\n")
         codes = [line[:4] for line in (await client.rest()).decode().splitlines()]
-        assert codes == ["220 ", *["250-"] * 6, "250 ", *["250 ", "250 ", "501 ", "354 ", "250 "] * 2, "221 "]
+        assert codes == ["220 ", *["250-"] * 7, "250 ", *["250 ", "250 ", "501 ", "354 ", "250 "] * 2, "221 "]
         assert gateway.bodies == [MAIL.replace(b"\r\n.", b"\r\n..").replace(b"\r\n..", b"\r\n.")] * 2
 
     async def test_octet_by_octet(self, client: Any, gateway: Any) -> None:
