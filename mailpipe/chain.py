@@ -9,7 +9,8 @@ The rules, in the order in which they are checked:
 3. What a step ``reads``, an earlier one (in the order of running) writes.
 4. No stream or envelope step after a storage: by then the mail is kept.
 5. A step may name others that must not stand before it (``compressor | chunks``).
-6. A ``process`` chain has a storage (or a batch step of one's own that writes nothing, which is
+6. A chain with ``relay`` has ``limits`` even where the text does not say so.
+7. A ``process`` chain has a storage (or a batch step of one's own that writes nothing, which is
    then where mails end), or ends in ``discard``.
 
 Pure: reads no clock, opens nothing; building a step opens nothing either (`Storage`).
@@ -65,6 +66,9 @@ _EXPANSIONS: dict[str, tuple[str, ...]] = {
 }
 # An alias that stands for one product must say which: never silently SQLite.
 _ALIAS_REQUIRES: dict[str, tuple[str, ...]] = {"mysql": ("url",)}
+# Steps that a chain with the key has without being asked: servers that relay to each other would
+# do so for ever, if nobody counted the hops.
+_IMPLIED: dict[str, tuple[str, ...]] = {"relay": ("limits",)}
 _STAGES: tuple[Kind, ...] = ("stream", "envelope", "batch")
 _LEVELS: tuple[Durability, ...] = ("none", "os", "disk")
 # What a storage states (`Storage`), and what is taken of a step that states nothing.
@@ -267,6 +271,9 @@ def compile_chain(
     tables = {name.lower(): table for name, table in (settings or {}).items()}
     own = {name.lower(): step for name, step in (steps or {}).items()}
     written = [_build(part, tables, own, text) for part in _parts(text)]
+    present = {step.spec.name for step in written}
+    implied = dict.fromkeys(name for step in written for name in _IMPLIED.get(step.spec.name, ()))
+    written = [_build(name, tables, own, text) for name in implied if name not in present] + written
     try:
         _refuse_twice(written)
         _refuse_items(written, purpose)

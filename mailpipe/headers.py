@@ -12,17 +12,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
 __all__ = [
+    "HEAD_MAX",
     "Headers",
     "clean_text",
     "decode_words",
     "find_header",
+    "header_block",
     "header_fields",
     "header_line",
     "header_value",
     "text_codec",
+    "unfolded",
 ]
 
-_HEAD_MAX = 262_144
+HEAD_MAX = 262_144
 """Octets searched for a header; what lies beyond is not looked at."""
 
 _VALUE_MAX = 900
@@ -128,21 +131,28 @@ def header_fields(head: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield name, b"".join(parts)
 
 
+def header_block(chunks: Iterable[bytes], limit: int = HEAD_MAX) -> bytes:
+    """The octets up to the empty line that ends the header, or *limit* of them; cut not exactly there."""
+    head = bytearray(b"\n")  # so that an empty first line is like any other
+    for chunk in chunks:
+        seen = max(0, len(head) - 3)
+        head += chunk[: limit + 1 - len(head)]
+        if len(head) > limit or head.find(b"\n\r\n", seen) >= 0 or head.find(b"\n\n", seen) >= 0:
+            break
+    return bytes(head[1:])
+
+
 def find_header(chunks: Iterable[bytes], name: str) -> str | None:
     """
     Find the first field *name*, unfolded, words decoded; None if there is none.
 
     Looks at the first 256 KiB only.
     """
-    head = b""
+    head = header_block(chunks)
     wanted = name.lower().encode()
-    for chunk in chunks:
-        head += chunk[: _HEAD_MAX - len(head)]
-        if len(head) >= _HEAD_MAX or b"\r\n\r\n" in head or b"\n\n" in head:
-            break
     for found, value in header_fields(head):
         if found.lower() == wanted:
-            return decode_words(_text(value))
+            return decode_words(unfolded(value))
     return None
 
 
@@ -176,8 +186,12 @@ def header_text(text: str) -> str:
     return clean_text(text.replace("\r\n", "")).replace("\t", " ").strip()
 
 
-def _text(value: bytes) -> str:
-    # Unfolding: a line end before a blank goes, the blank stays (RFC 5322 section 2.2.3).
+def unfolded(value: bytes) -> str:
+    """
+    A raw field value as text: unfolded, UTF-8 where it is, else Windows-1252.
+
+    A line end before a blank goes, the blank stays (RFC 5322 section 2.2.3).
+    """
     value = value.replace(b"\r\n", b"").replace(b"\n", b"")
     try:
         return value.decode()
@@ -222,7 +236,7 @@ class Headers(Sequence[tuple[str, str]]):
     @classmethod
     def parse(cls, head: bytes) -> "Headers":
         """Parse a header block, which ends at the empty line or at the end of *head*."""
-        return cls([(name.decode(), decode_words(_text(value))) for name, value in header_fields(head)])
+        return cls([(name.decode(), decode_words(unfolded(value))) for name, value in header_fields(head)])
 
     def get(self, name: str, default: str = "") -> str:
         """The first value of *name*."""
