@@ -1,13 +1,60 @@
 """Envelopes to store, and the loop that storages run on."""
 
+import asyncio
+import inspect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from mailpipe.envelope import Body, Envelope, MemoryBody, Recipient, Session, make_queue_id
 
 MakeEnvelope = Callable[..., Envelope]
+
+
+class Attempt:
+    """What a step sees of a batch: the envelopes, and a record of its marks."""
+
+    def __init__(self, items: Sequence[Envelope], attempt: int = 1) -> None:
+        self.items, self.attempt = tuple(items), attempt
+        self.failed: dict[int, Exception] = {}
+        self.finished: set[int] = set()
+        self.meta: dict[Any, Any] = {}
+        self.synthetic = not items
+        self.result: Any = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Envelope]:
+        return iter(self.items)
+
+    def fail(self, position: int, error: Exception) -> None:
+        self.failed[position] = error
+
+    def done(self, *positions: int) -> None:
+        self.finished.update(positions)
+
+
+Keep = Callable[..., Awaitable[Attempt]]
+
+
+@pytest.fixture
+def keep() -> Keep:
+    """Call a storage as the runner does: in its own thread, in a worker thread, or on the loop."""
+
+    async def call(storage: Any, *envelopes: Envelope, attempt: int = 1) -> Attempt:
+        view = Attempt(envelopes, attempt)
+        if hasattr(storage, "run"):
+            view.result = await storage.run(lambda: storage(view))
+        elif inspect.iscoroutinefunction(type(storage).__call__):
+            view.result = await storage(view)
+        else:
+            view.result = await asyncio.to_thread(storage, view)
+        return view
+
+    return call
 
 
 @pytest.fixture
