@@ -75,11 +75,13 @@ class SharedSteps:
 
 
 def _shared_key(step: Step, place: Place) -> object:
+    if not isinstance(step.spec.target, type):
+        return id(step.target)  # an instance, made by its user: nobody else's is the same
     try:
         hash(step.options)
     except TypeError:
         return id(step.target)
-    return step.spec.name, step.options, place.data, place.reading
+    return step.spec.target, step.options, place.data, place.reading
 
 
 async def set_up(step: Step, place: Place) -> None:

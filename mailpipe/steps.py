@@ -344,7 +344,10 @@ def spec_of(target: Any, name: str) -> Spec:  # noqa: ANN401 - judged here
     """
     spec = getattr(target, _SPEC, None)
     if isinstance(spec, Spec):
-        return spec
+        if isinstance(target, type) or target is spec.target:
+            return spec
+        # An instance, made by its user: it is the step, and needs no options any more.
+        return attrs.evolve(spec, name=_checked_name(name), target=target, options=None, requires={})
     if not callable(target) and not callable(getattr(target, "open", None)):
         msg = f"a step is a function, a class or a SendFn, got {target!r} for {name!r}"
         raise TypeError(msg)
