@@ -26,6 +26,7 @@ __all__ = [
 
 # Crockford's base32 in lower case: its characters sort as their values do.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 def make_queue_id(now: float, random: bytes) -> str:
@@ -47,7 +48,7 @@ def make_queue_id(now: float, random: bytes) -> str:
         msg = f"a queue id takes 10 random bytes, got {len(random)}"
         raise ValueError(msg)
     value = (int(now * 1000) & (1 << 48) - 1) << 80 | int.from_bytes(random)
-    return "".join([_ALPHABET[value >> shift & 31] for shift in range(125, -5, -5)])
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -10, -10)])
 
 
 class Body(Protocol):

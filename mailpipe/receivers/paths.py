@@ -8,8 +8,8 @@ Lenient in one place only: spaces between ``FROM:`` and ``<`` are passed over.
 import ipaddress
 import re
 from functools import lru_cache
+from typing import NamedTuple
 
-import attrs
 import idna
 
 __all__ = ["BadPath", "Path", "ascii_domain", "helo_name", "parse_path", "split_parameters"]
@@ -33,8 +33,7 @@ class BadPath(ValueError):
     """What stands in the brackets, or around them, is no path."""
 
 
-@attrs.frozen(slots=True)
-class Path:
+class Path(NamedTuple):
     """One parsed path with the parameters behind it."""
 
     address: str
@@ -62,7 +61,7 @@ def parse_path(text: str, *, lone: bool) -> Path:
     match = _PATH.match(text)
     if match is None:
         return _parse_lone(text, null=lone)
-    local, domain = match["local"], match["domain"]
+    address, local, domain, parameters = match.group("address", "local", "domain", "parameters")
     # Octets are what RFC 5321 section 4.5.3.1 limits.
     if len(local) > 64 or (not local.isascii() and len(local.encode()) > 64):
         msg = f"a local part has up to 64 octets, got {len(local.encode())}"
@@ -71,10 +70,10 @@ def parse_path(text: str, *, lone: bool) -> Path:
     if not normal:
         msg = f"a domain is labels or a literal, got {domain!r}"
         raise BadPath(msg)
-    if len(match["address"].encode()) > 254:
-        msg = f"a path has up to 256 octets, got {len(match['address'].encode()) + 2}"
+    if len(address) > 254 or (not address.isascii() and len(address.encode()) > 254):
+        msg = f"a path has up to 256 octets, got {len(address.encode()) + 2}"
         raise BadPath(msg)
-    return Path(match["address"], normal, match["parameters"] or "")
+    return Path(address, normal, parameters or "")
 
 
 def _parse_lone(text: str, *, null: bool) -> Path:

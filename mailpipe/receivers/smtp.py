@@ -191,7 +191,10 @@ class SmtpConnection(Entrance):
             envelope.mail_params, envelope.smtputf8, size = judged.written, judged.smtputf8, judged.size
         if not envelope.smtputf8 and not text.isascii():
             return self.refuse(reply.NOT_UTF8)
-        verdict = self._ask(lambda: self._gateway.admit(self.session, size), envelope)
+        try:
+            verdict = self._gateway.admit(self.session, size)
+        except Exception:
+            verdict = self._trouble(envelope)
         if verdict is None or isinstance(verdict, Reply):
             return self._admitted(envelope, verdict)
         return self.suspend(self._admit(envelope, verdict))
@@ -247,7 +250,10 @@ class SmtpConnection(Entrance):
         if len(envelope.recipients) + pending >= self.options.max_recipients:
             return self._answer(reply.TOO_MANY_RECIPIENTS)
         recipient = Recipient(path.address, parameters, envelope, self.session)
-        verdict = self._ask(lambda: self._gateway.validate(recipient), envelope)
+        try:
+            verdict = self._gateway.validate(recipient)
+        except Exception:
+            verdict = self._trouble(envelope)
         if verdict is None or isinstance(verdict, Reply):
             if self._waits:
                 verdict = _done(verdict)
@@ -375,12 +381,9 @@ class SmtpConnection(Entrance):
 
     # Neighbours
 
-    def _ask(self, question: Callable[[], "_Verdict"], envelope: Envelope) -> "_Verdict":
-        try:
-            return question()
-        except Exception:
-            log.exception("%s: the gateway failed", envelope.queue_id)
-            return reply.TROUBLE
+    def _trouble(self, envelope: Envelope) -> "_Verdict":
+        log.exception("%s: the gateway failed", envelope.queue_id)
+        return reply.TROUBLE
 
 
 async def _done(verdict: Reply | None) -> Reply | None:

@@ -188,10 +188,11 @@ class Wire(asyncio.Protocol):
 
     def flush(self) -> None:
         """Send what has gathered."""
-        if self._out:
-            out, self._out = self._out, []
+        out = self._out
+        if out:
             if not self._lost:
                 self._wire.write(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
 
     def suspend(self, awaitable: Awaitable[None]) -> None:
         """Run *awaitable* in a task; the input rests until it is done."""
@@ -282,16 +283,12 @@ class Wire(asyncio.Protocol):
                 self.pause_reading()
                 break
             data = self._mode(data)
-        self._rest()
-
-    def _rest(self) -> None:
-        self.flush()
-        if self._task is not None or self.closing or self._turn_owed:
-            return
-        self.drained()
-        self.flush()
-        if self._ended and self._task is None and not self.clogged:
-            self.hang_up(linger=False)
+        if self._task is None and not self.closing and not self._turn_owed:
+            self.drained()
+            if self._ended and self._task is None and not self.clogged:
+                self.hang_up(linger=False)
+        if self._out:
+            self.flush()
 
     def _go_on(self) -> None:
         """Something that held the input is over."""
