@@ -404,6 +404,7 @@ class TestPipelining:
         client = await connect(server)
         client.writer.transport.pause_reading()
         client.writer.write(b"EHLO me\r\n" * 200_000)
+        await until(lambda: server.statistics.connections)
         (connection,) = server._connections  # noqa: SLF001
         await until(lambda: connection.clogged)
         assert connection._wire.get_write_buffer_size() < 1 << 20  # noqa: SLF001
