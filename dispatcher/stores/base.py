@@ -51,6 +51,7 @@ __all__ = [
 
 PRIORITY_MAX = 2**31 - 1
 KEY_CHARS_MAX = 1024
+ERROR_CHARS_MAX = 4096
 
 
 class Shelf(enum.Enum):
@@ -80,6 +81,11 @@ def _check_key(key: object) -> None:
         key.encode()
     except UnicodeEncodeError:  # a lone surrogate: no engine can store it
         raise OptionError(option="Record.key", rule="has to be valid Unicode", value=key) from None
+
+
+def _storable(error: str) -> str:
+    """Whatever an exception said, as text that every engine can keep."""
+    return str(error)[:ERROR_CHARS_MAX].encode(errors="backslashreplace").decode()
 
 
 def _delay(instance: object, attribute: "attrs.Attribute[Any]", value: float) -> None:
@@ -170,7 +176,10 @@ class Peeked:
     """One entry as it lies, for those who look and do not take."""
 
     id: str
-    """For `Store.redrive` and `Store.purge`, and to page on; of this queue."""
+    """Names it in this queue, for `Store.redrive` and `Store.purge`; see `Leased.id`."""
+
+    cursor: str
+    """Where it lies; to page on behind it, even if it has gone by then."""
 
     shelf: Shelf
     payload: bytes
@@ -223,14 +232,14 @@ class Dead:
     Args:
         tag: Of the delivery.
 
-        error: Why, for whoever looks at the dead letters.
+        error: Why, for whoever looks at the dead letters; the first 4096 characters are kept.
 
         quarantine: True: it cannot be read at all (no codec understands it), so it is put to the
             quarantined ones instead. Default: False.
     """
 
     tag: str
-    error: str
+    error: str = attrs.field(converter=_storable)
     quarantine: bool = attrs.field(default=False, kw_only=True)
 
 
@@ -247,8 +256,7 @@ class Counts:
     """
     One queue in numbers: exact, also after a restart.
 
-    put + redriven = acked + expired + replaced + dropped + purged (of the first three shelves)
-    + died + quarantined_ever + what is ready, delayed and leased.
+    put + redriven = acked + expired + replaced + dropped + purged + died + quarantined_ever + live.
     """
 
     ready: Amount = Amount()
@@ -404,15 +412,18 @@ class Store(Protocol):
                 The newest wins, for each queue by itself and each record with a key. If the queue has
                 one of that key which
 
-                - is not there (never was, is acked, dead, quarantined): the new one is put at the end;
+                - is not there (never was, is acked, is quarantined): the new one is put at the end;
                 - is **ready or delayed**: it is replaced where it stands, keeping its place even if the
                   new one is less urgent (then also its old priority); if the new one is more urgent,
                   it is put at the end of its own, more urgent level. The new one's attempts begin anew,
                   and it is ready;
                 - is **leased**: its delivery is void (its tag does nothing any more, so the old record
-                  never comes back), and the new one is put at the end.
+                  never comes back), and the new one is put at the end;
+                - is **dead**: it is deleted, for to redrive it would deliver it after the newer one, and
+                  the new one is put at the end.
 
-                Of several of one key in *records* the last wins. One that was replaced is counted.
+                Of several of one key in *records* the last wins. One of the first three shelves that was
+                replaced is counted; a record without a key replaces nothing.
 
             front:
                 Before everything that is in the queues (of the same priority), in this order among
@@ -528,7 +539,7 @@ class Store(Protocol):
 
             shelf: Which. The others than READY: the oldest first.
 
-            after: Go on behind the entry of this `Peeked.id`; None: from the front.
+            after: Go on behind this `Peeked.cursor` of the same shelf; None: from the front.
         """
         ...
 
