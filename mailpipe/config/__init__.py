@@ -12,7 +12,6 @@ from mailpipe.config.schema import (
     LogConfig,
     RetryConfig,
     ServerConfig,
-    TlsConfig,
 )
 from mailpipe.config.values import ConfigError, Problem, parse_duration, parse_size
 
@@ -27,7 +26,6 @@ __all__ = [
     "Problem",
     "RetryConfig",
     "ServerConfig",
-    "TlsConfig",
     "load_config",
     "make_config",
     "parse_duration",

@@ -20,7 +20,6 @@ __all__ = [
     "LogConfig",
     "RetryConfig",
     "ServerConfig",
-    "TlsConfig",
 ]
 
 DEFAULT_PROCESS = "header | hasher | compressor | sql"
@@ -156,41 +155,6 @@ class GatewayConfig:
 
 
 @attrs.frozen(kw_only=True)
-class TlsConfig:
-    """
-    Table ``tls`` of a server. Files are read anew at each reload.
-
-    Args:
-        certificate: PEM file with the certificate and its chain, relative to the data folder.
-
-        key: PEM file with the private key; None: it stands in *certificate*.
-
-        mode: ``"starttls"`` offers it, ``"required"`` takes no mail before it, ``"implicit"`` begins with it.
-
-        minimum: The oldest version of TLS that is spoken.
-
-        ciphers: OpenSSL's cipher list for TLS 1.2; ``""`` is OpenSSL's own.
-
-        client_ca: PEM file of the authorities that client certificates are checked against.
-
-        client_certificate: Whether a client must show one; above ``"none"`` *client_ca* is needed.
-    """
-
-    certificate: Path
-    key: Path | None = None
-    mode: Literal["starttls", "required", "implicit"] = "starttls"
-    minimum: Literal["1.2", "1.3"] = "1.2"
-    ciphers: str = ""
-    client_ca: Path | None = None
-    client_certificate: Literal["none", "optional", "required"] = "none"
-
-    def __attrs_post_init__(self) -> None:
-        if (self.client_certificate != "none") != (self.client_ca is not None):
-            msg = f"client_certificate = {self.client_certificate!r} and client_ca go together"
-            raise ValueError(msg)
-
-
-@attrs.frozen(kw_only=True)
 class DaemonConfig:
     """
     The top of the file: what concerns the process and not one server or gateway.
@@ -241,14 +205,11 @@ class ServerConfig:
         gateway: Where its mail goes.
 
         enabled: False leaves it out.
-
-        tls: See `TlsConfig`; None: no TLS.
     """
 
     options: ServerOptions = attrs.field(factory=ServerOptions)
     gateway: str = "default"
     enabled: bool = True
-    tls: TlsConfig | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -5,6 +5,7 @@ What no single key shows: chains that cannot be, and trust that is given away by
 from mailpipe.chain import ChainError, Plan
 from mailpipe.config.schema import Config, GatewayConfig, ServerConfig
 from mailpipe.config.values import Reader
+from mailpipe.receivers.tls import make_context
 
 __all__ = ["check_together"]
 
@@ -67,15 +68,21 @@ def _plan(config: Config, reader: Reader, name: str, gateway: GatewayConfig) -> 
 
 def _check_server(reader: Reader, place: str, server: ServerConfig, plan: Plan) -> None:
     options = server.options
+    if options.tls is not None:
+        try:
+            make_context(options.tls)
+        except ValueError as error:
+            reader.problem(place, "tls", str(error))
     if plan.largest is not None and options.max_size > plan.largest:
         what = f"must be at most {plan.largest}, the largest body of the chain {plan.text!r}, got {options.max_size}"
         reader.problem(place, "max_size", what)
+    anyone = not options.relay_from and not options.users and options.authenticator is None
     outward = [step.name for step in plan.steps if step.spec.name in _OUTWARD]
     everybody = options.allowed_hosts is None or "*" in options.allowed_hosts or "." in options.allowed_hosts
-    if outward and everybody and not options.relay_from:
+    if outward and everybody and anyone:
         reader.problem(
             place,
             "allowed_hosts",
             f"any recipient with {outward[0]!r} in the chain is an open relay; "
-            f"name hosts, or say relay_from = [networks], got {options.allowed_hosts!r}",
+            f"name hosts, or say relay_from = [networks], or users, got {options.allowed_hosts!r}",
         )

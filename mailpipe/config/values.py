@@ -9,6 +9,8 @@ Two conveniences: a ``float`` takes ``"30s"`` (durations, in seconds), an ``int`
 (sizes, in octets). Strings take ``${VAR}`` (``$${`` is a literal ``${``) and ``{file = "path"}``.
 """
 
+import collections.abc
+import importlib
 import re
 import types
 import typing
@@ -132,7 +134,7 @@ class Reader:
 
         environment: Where ``${VAR}`` looks.
 
-        base: Folder of relative ``{file = …}`` paths.
+        base: Folder of relative paths, ``{file = …}`` among them.
     """
 
     def __init__(self, file: str, environment: Mapping[str, str], base: Path) -> None:
@@ -214,10 +216,12 @@ class Reader:
         converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
         for kind, hook in {str: self.text, int: self._int, float: self._float, bool: self._bool}.items():
             converter.register_structure_hook(kind, _one_argument(hook))
-        converter.register_structure_hook(Path, lambda value, _: Path(self.text(value)))
+        converter.register_structure_hook(Path, lambda value, _: self.base / self.text(value))
         converter.register_structure_hook_factory(attrs.has, _table_hook)
         converter.register_structure_hook_factory(_is_array, _array_hook)
+        converter.register_structure_hook_factory(_is_mapping, _mapping_hook)
         converter.register_structure_hook_func(_is_literal, self._literal)
+        converter.register_structure_hook_func(_is_callable, self._named)
         converter.register_structure_hook_func(_is_union, self._union)
         return converter
 
@@ -250,6 +254,23 @@ class Reader:
         if not any(text == one and type(text) is type(one) for one in allowed):
             _refuse(f"one of {', '.join(map(repr, allowed))}", value)
         return text
+
+    def _named(self, value: object, _: object) -> object:
+        """What ``"module:name"`` names."""
+        text = self.text(value)
+        module, colon, path = text.partition(":")
+        if not (module and colon and path):
+            _refuse('"module:name"', text)
+        try:
+            found: object = importlib.import_module(module)
+            for name in path.split("."):
+                found = getattr(found, name)
+        except (ImportError, AttributeError) as error:
+            msg = f"cannot be loaded from {text!r}: {error}"
+            raise ValueError(msg) from error
+        if not callable(found):
+            _refuse(f"something to call, as {text!r} should be", found)
+        return found
 
     def _union(self, value: object, kind: object) -> object:
         """The first member that takes the value; the problem of the last if none does."""
@@ -308,6 +329,35 @@ def _table_hook(kind: type[Any], converter: cattrs.Converter) -> Callable[[objec
         if not isinstance(value, dict):
             _refuse("a table", value)
         return inner(value, kind)
+
+    return hook
+
+
+def _is_callable(kind: object) -> bool:
+    return typing.get_origin(kind) is collections.abc.Callable
+
+
+def _is_mapping(kind: object) -> bool:
+    return typing.get_origin(kind) in (dict, collections.abc.Mapping)
+
+
+def _mapping_hook(kind: type[Any], converter: cattrs.Converter) -> Callable[[object, object], object]:
+    _, element = typing.get_args(kind) or (str, str)
+
+    def hook(value: object, _: object) -> object:
+        if not isinstance(value, dict):
+            _refuse("a table", value)
+        made, errors = {}, []
+        for key, item in value.items():
+            try:
+                made[key] = converter.structure(item, element)
+            except (ValueError, TypeError, ClassValidationError, IterableValidationError) as error:
+                error.add_note(IterableValidationNote(f"Structuring @ key {key}", key, element))
+                errors.append(error)
+        if errors:
+            msg = "while structuring a table"
+            raise IterableValidationError(msg, errors, kind)
+        return made
 
     return hook
 

@@ -67,7 +67,6 @@ class _Serving:
 
     config: ServerConfig
     server: SmtpServer
-    socket: socket.socket
     address: str
 
 
@@ -333,9 +332,8 @@ class Daemon:
             self._drop(self._servers.pop(key))
         for key, server in wanted.items():
             if (serving := self._servers.get(key)) is not None:
-                serving.config = server
-                serving.server.options = server.options
                 serving.server.gateway = gateways[server.gateway].gateway
+                self._give_options(serving, server)
             else:
                 await self._serve(key, server, bound[key])
         deadline = asyncio.get_running_loop().time() + new.daemon.shutdown_timeout
@@ -343,11 +341,20 @@ class Daemon:
             self._retire(name, opened.gateway, deadline, grace=True)
         return changes
 
+    def _give_options(self, serving: _Serving, config: ServerConfig) -> None:
+        # The same options are given too: that reads the certificates anew.
+        try:
+            serving.server.options = config.options
+        except ValueError as error:  # readable a moment ago, when the configuration was checked
+            log.error("%s keeps its old options: %s", serving.address, error)  # noqa: TRY400 - no news in a trace
+            return
+        serving.config = config
+
     async def _serve(self, key: _Key, config: ServerConfig, sock: socket.socket) -> None:
         server = SmtpServer(config.options, self._gateways[config.gateway].gateway)
         address = spell(sock)
         await server.start(sock)
-        self._servers[key] = _Serving(config, server, sock, address)
+        self._servers[key] = _Serving(config, server, address)
         self.events.publish(Listening(address=address))
 
     def _drop(self, serving: _Serving) -> None:
@@ -450,7 +457,7 @@ def _by_key(config: Config) -> dict[_Key, ServerConfig]:
     seen: Counter[str] = Counter()
     keyed = {}
     for server in config.servers:
-        listen = f"{server.options.protocol} {server.options.address}"
+        listen = str(server.options.address)
         keyed[listen, seen[listen]] = server
         seen[listen] += 1
     return keyed
@@ -461,7 +468,6 @@ def _bind_all(
 ) -> dict[_Key, socket.socket]:
     """Sockets for the servers that are not running; all or none."""
     made: dict[_Key, socket.socket] = {}
-    taken = {serving.config.options.address: serving.socket for serving in running.values()}
     for number, (key, server) in enumerate(_by_key(config).items(), 1):
         if key in running:
             continue
@@ -469,9 +475,6 @@ def _bind_all(
         try:
             if listen in given:
                 made[key] = given.pop(listen)
-            elif listen in taken and listen.port:
-                # Another protocol on the same address: a second handle on the socket.
-                made[key] = taken[listen].dup()
             else:
                 made[key] = bind(listen)
         except OSError as error:

@@ -108,7 +108,9 @@ class SmtpServer:
         self.loop = asyncio.get_running_loop()
         self.sweep = Sweep(self.loop, self.options.tick)
         address = self.options.address
-        if sock is not None:
+        if sock is not None and sock.family == socket.AF_UNIX:
+            self._server = await self.loop.create_unix_server(self._connect, sock=sock, backlog=1024)
+        elif sock is not None:
             self._server = await self.loop.create_server(self._connect, sock=sock, backlog=1024)
         elif address.path:
             with contextlib.suppress(FileNotFoundError):
