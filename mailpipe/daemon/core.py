@@ -160,17 +160,24 @@ class Daemon:
     ) -> None:
         await self.stop()
 
-    def bind(self, given: Mapping[Listen, socket.socket] | None = None) -> None:
+    def bind(self, given: Mapping[Listen, socket.socket] | None = None) -> tuple[Listen, ...]:
         """
         Bind every server's address, as a privileged user may have to; `start` does it otherwise.
 
         Args:
-            given: Sockets of socket activation, taken where their address is meant.
+            given: Sockets of socket activation, taken where their address is meant; others are closed.
+
+        Returns:
+            The addresses of sockets that were given for nothing.
 
         Raises:
             ConfigError: If an address cannot be had; no socket is kept then.
         """
-        self._bound |= _bind_all(self._config, {}, dict(given or {}))
+        left = dict(given or {})
+        self._bound |= _bind_all(self._config, {}, left)
+        for sock in left.values():
+            sock.close()
+        return tuple(left)
 
     async def start(self) -> None:
         """

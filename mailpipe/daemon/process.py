@@ -47,16 +47,14 @@ def run(load: Callable[[], Config]) -> int:
     """
     daemon = Daemon(load=load)
     config = daemon.config
-    given = take_activated(os.environ, os.getpid())
-    daemon.bind(given)
-    for listen, sock in given.items():
-        log.warning("a socket that was handed over is nobody's: %s", listen)
-        sock.close()
+    for_nothing = daemon.bind(take_activated(os.environ, os.getpid()))
     try:
         config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         with pid_file(_path(config, config.daemon.pid_file)):
             drop_privileges(config.daemon.user, config.daemon.group, (config.data,))
             with _logging(config) as writer, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                for listen in for_nothing:
+                    log.warning("a socket that was handed over is nobody's: %s", listen)
                 return runner.run(_main(daemon, writer))
     except (OSError, ValueError, DataFolderTaken) as error:
         raise ConfigError([Problem(config.file, "", "", str(error))]) from error
