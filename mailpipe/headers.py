@@ -79,6 +79,8 @@ def header_value(text: str, *, limit: int = _VALUE_MAX) -> str:
     No controls, no surrogates, runs of blanks as one, at most *limit* octets of UTF-8; what is
     longer is cut. Folding is `header_line`'s.
     """
+    if text.isascii() and text.isprintable() and len(text) <= limit and " " not in text:
+        return text  # nearly every value: one plain word
     value = _SPACES.sub(" ", clean_text(text)).strip(" ")
     if len(value) * 4 > limit:
         value = value.encode()[:limit].decode(errors="ignore")
@@ -91,6 +93,9 @@ def header_line(name: str, value: str) -> bytes:
 
     The value is made safe by `header_value` word by word, so no line exceeds 998 octets.
     """
+    line = f"{name}: {value}"
+    if len(line) <= _FOLD_AT and line.isascii() and line.isprintable() and value == value.strip():
+        return f"{line}\r\n".encode()
     lines: list[str] = []
     line = f"{name}:"
     for word in clean_text(value).split():

@@ -29,7 +29,7 @@ from mailpipe.errors import Answer, Deferred, Discarded, Rejected
 from mailpipe.reply import Reply
 from mailpipe.sharing import SharedSteps, set_up, tear_down
 from mailpipe.steps import Place, Result
-from mailpipe.streamstage import Tap, Taps, opened
+from mailpipe.streamstage import Taps, opener_of
 
 __all__ = ["Chain", "ChainStatistics", "EnvelopeTaps"]
 
@@ -172,6 +172,7 @@ class Chain:
         self._opens = any(callable(getattr(step.target, "setup", None)) for step in chain.steps)
         self._counts = dict.fromkeys(attrs.fields_dict(ChainStatistics), 0)
         self._hops_stream = not all(step.spec.inline for step in chain.stream)
+        self._openers = [(step.name, opener_of(step.target, _arguments(step))) for step in chain.stream]
         self._prepare(chain.batch)
 
     def _prepare(self, batch: Sequence[Step]) -> None:
@@ -226,21 +227,7 @@ class Chain:
 
     def open(self, envelope: Envelope) -> EnvelopeTaps:
         """At DATA: the taps of one mail."""
-        return EnvelopeTaps(self._taps(envelope), hops=self._hops_stream)
-
-    def _taps(self, envelope: Envelope) -> Taps:
-        def opener(step: Step) -> Callable[[], Tap]:
-            function = not isinstance(step.spec.target, type)
-            arguments = (step.options,) if function and step.spec.options is not None else ()
-            return lambda: opened(step.target, envelope, arguments)
-
-        def on_abort_error(name: str, error: Exception) -> None:
-            _log.error("%s: step %s: abort failed", envelope.queue_id, name, exc_info=error)
-
-        steps = self.plan.stream
-        return Taps(
-            [step.name for step in steps], [opener(step) for step in steps], on_abort_error=on_abort_error
-        )
+        return EnvelopeTaps(Taps(self._openers, envelope, _abort_failed), hops=self._hops_stream)
 
     async def judge(self, envelope: Envelope) -> None:
         """
@@ -316,7 +303,7 @@ class Chain:
         item = progress.item
         error: Exception | None = None
         if self.plan.stream and isinstance(item, Envelope):
-            taps = self._taps(item)
+            taps = Taps(self._openers, item, _abort_failed)
             error = await to_thread.run_sync(_tap_all, taps, item)
             if error is not None and not isinstance(error, Answer):
                 error = _trouble_of(taps.failed_step, error)
@@ -362,6 +349,15 @@ class Chain:
             kinds = {Rejected: "rejected", Deferred: "deferred", Discarded: "discarded"}
             kind = next(kind for cls, kind in kinds.items() if isinstance(error, cls))
             self._counts[kind] += 1
+
+
+def _arguments(step: Step) -> tuple[object, ...]:
+    function = not isinstance(step.spec.target, type)
+    return (step.options,) if function and step.spec.options is not None else ()
+
+
+def _abort_failed(envelope: Envelope, name: str, error: Exception) -> None:
+    _log.error("%s: step %s: abort failed", envelope.queue_id, name, exc_info=error)
 
 
 def _accepted(item: object) -> Reply:

@@ -13,9 +13,7 @@ from typing import Any, Protocol
 
 from mailpipe.envelope import Envelope
 
-__all__ = ["Tap", "Taps"]
-
-_STREAM_STEP = Callable[[Envelope], "Tap"]
+__all__ = ["Opener", "Tap", "Taps", "opener_of"]
 
 
 class Tap(Protocol):
@@ -66,13 +64,16 @@ class _GeneratorTap:
         self._generator.close()
 
 
-def opened(target: Callable[..., Any], envelope: Envelope, arguments: Sequence[Any] = ()) -> Tap:
-    """Open a stream step for one mail: a generator function, or an object with ``open``."""
+Opener = Callable[[Envelope], Tap]
+
+
+def opener_of(target: Callable[..., Any], arguments: Sequence[Any] = ()) -> Opener:
+    """What opens a stream step for one mail: a generator function, or an object with ``open``."""
     opener = getattr(target, "open", None)
     if callable(opener):
-        tap: Tap = opener(envelope)
-        return tap
-    return _GeneratorTap(target(envelope, *arguments))
+        made: Opener = opener
+        return made
+    return lambda envelope: _GeneratorTap(target(envelope, *arguments))
 
 
 class Taps:
@@ -80,33 +81,43 @@ class Taps:
     All stream steps of one mail.
 
     Args:
-        names: The steps' names, for `failed_step`.
+        openers: The steps' names, and what opens each, in the order of the chain.
 
-        openers: One per step: makes the tap, in the order of the chain.
+        envelope: The mail.
 
-    Never raises for a step's sake: `failure` tells, and *on_abort_error* hears what an abort
-    raised.
+        on_abort_error: Hears what an abort raised: envelope, name, error.
+
+    Never raises for a step's sake: `failure` tells.
     """
+
+    __slots__ = (
+        "_envelope",
+        "_on_abort_error",
+        "_open",
+        "_openers",
+        "_taps",
+        "ended",
+        "failed_step",
+        "failure",
+    )
 
     def __init__(
         self,
-        names: Sequence[str],
-        openers: Sequence[Callable[[], Tap]],
-        *,
-        on_abort_error: Callable[[str, Exception], None],
+        openers: Sequence[tuple[str, Opener]],
+        envelope: Envelope,
+        on_abort_error: Callable[[Envelope, str, Exception], None],
     ) -> None:
-        self._names = names
+        self._openers = openers
+        self._envelope = envelope
         self._taps: list[Tap] = []
-        self._open = 0
-        """Taps before this index were closed."""
-
+        self._open = 0  # taps before this index were closed
         self._on_abort_error = on_abort_error
         self.failure: Exception | None = None
         self.failed_step = ""
         self.ended = False
-        for name, opener in zip(names, openers, strict=True):
+        for name, opener in openers:
             try:
-                self._taps.append(opener())
+                self._taps.append(opener(envelope))
             except Exception as error:
                 self._fail(name, error)
                 break
@@ -119,7 +130,7 @@ class Taps:
             try:
                 tap.write(chunk)
             except Exception as error:
-                self._fail(self._names[index], error)
+                self._fail(self._openers[index][0], error)
                 return
 
     def close(self) -> None:
@@ -131,7 +142,7 @@ class Taps:
             try:
                 tap.close()
             except Exception as error:
-                self._fail(self._names[index], error)
+                self._fail(self._openers[index][0], error)
                 return
         self.ended = True
 
@@ -144,7 +155,7 @@ class Taps:
             try:
                 self._taps[index].abort()
             except Exception as error:
-                self._on_abort_error(self._names[index], error)
+                self._on_abort_error(self._envelope, self._openers[index][0], error)
 
     def _fail(self, name: str, error: Exception) -> None:
         self.failure, self.failed_step = error, name

@@ -12,7 +12,9 @@ go-guerrilla's processor and stream decorator of the same name, with CRLF line e
 id in place of a hash. Delivered-To and ``for`` only with a single recipient: a Bcc must not leak.
 """
 
+import functools
 import ipaddress
+import re
 from email.utils import formatdate
 
 import attrs
@@ -22,6 +24,8 @@ from mailpipe.headers import header_line, header_value
 from mailpipe.steps import processor
 
 __all__ = ["HeaderOptions", "header"]
+
+_NO_WORD = re.compile(r'[\s()<>;"\\,]')
 
 
 @attrs.frozen(kw_only=True)
@@ -46,42 +50,49 @@ class HeaderOptions:
 @processor("header", options=HeaderOptions, writes=("prelude",), inline=True, rejects=False)
 def header(envelope: Envelope, options: HeaderOptions) -> None:
     """Write Return-Path, Delivered-To and Received into ``envelope.prelude``."""
-    lines = [header_line("Return-Path", f"<{envelope.mail_from}>")]
+    lines = header_line("Return-Path", f"<{envelope.mail_from}>")
     single = envelope.recipients[0].address if len(envelope.recipients) == 1 else ""
     if single:
         delivered = single
         if options.primary_mail_host:
             delivered = f"{single.rpartition('@')[0] or single}@{options.primary_mail_host}"
-        lines.append(header_line("Delivered-To", delivered))
-    lines.append(header_line("Received", _received(envelope, single)))
-    envelope.prelude = b"".join(lines)
+        lines += header_line("Delivered-To", delivered)
+    envelope.prelude = lines + _received(envelope, single)
 
 
-def _received(envelope: Envelope, single: str) -> str:
+def _received(envelope: Envelope, single: str) -> bytes:
+    """Folded where its parts end, not at 78: each has one value of at most 900 octets."""
     session = envelope.session
-    words = [
-        f"from {_word(session.helo)} ({_address(session)})",
-        f"by {_word(session.hostname)}",
-        f"with {_protocol(session, smtputf8=envelope.smtputf8)}",
-        f"id {_word(envelope.queue_id)}",
-    ]
-    if single:
-        words.append(f"for <{header_value(single)}>")
-    return f"{' '.join(words)}; {formatdate(envelope.received_at)}"
+    protocol = _protocol(session, smtputf8=envelope.smtputf8)
+    told = _session_part(session.helo, session.peer, session.hostname, protocol)
+    recipient = f"for <{header_value(single)}>" if single else ""
+    date = _date(int(envelope.received_at))
+    return f"{told} id {_word(envelope.queue_id)}\r\n {recipient}; {date}\r\n".encode()
+
+
+# Both bounded, and of few values at a time: the mails of one connection, of one second.
+@functools.lru_cache(maxsize=1024)
+def _session_part(helo: str, peer: str, hostname: str, protocol: str) -> str:
+    return f"Received: from {_word(helo)} ({_address(peer)})\r\n by {_word(hostname)} with {protocol}"
+
+
+@functools.lru_cache(maxsize=64)
+def _date(second: int) -> str:
+    return formatdate(second)
 
 
 def _word(text: str) -> str:
     # Blanks and brackets end words in a Received line; a name with one is no name.
     value = header_value(text)
-    return value if value and not set(value) & set(' ()<>;"\\,') else "unknown"
+    return "unknown" if not value or _NO_WORD.search(value) else value
 
 
-def _address(session: Session) -> str:
+def _address(peer: str) -> str:
     """The TCP-info of RFC 5321: an address literal, made from what parses as an address only."""
-    if not session.peer:
+    if not peer:
         return "local"
     try:
-        address = ipaddress.ip_address(session.peer.partition("%")[0])
+        address = ipaddress.ip_address(peer.partition("%")[0])
     except ValueError:
         return "unknown"
     return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailpipe.streamstage import Taps, opened
+from mailpipe.streamstage import Taps, opener_of
+
+ANY: Any = object()
+"""An envelope that nobody looks at."""
 
 
 class Sink:
@@ -36,13 +39,13 @@ class Heard:
     def __init__(self) -> None:
         self.errors: list[tuple[str, Exception]] = []
 
-    def __call__(self, name: str, error: Exception) -> None:
+    def __call__(self, envelope: Any, name: str, error: Exception) -> None:
         self.errors.append((name, error))
 
 
 def taps_of(*sinks: Sink, heard: Heard | None = None) -> Taps:
-    names = [f"tap{number}" for number in range(len(sinks))]
-    return Taps(names, [lambda sink=sink: sink for sink in sinks], on_abort_error=heard or Heard())  # type: ignore[misc]
+    openers = [(f"tap{number}", lambda _, sink=sink: sink) for number, sink in enumerate(sinks)]
+    return Taps(openers, ANY, heard or Heard())
 
 
 class TestTaps:
@@ -82,13 +85,13 @@ class TestTaps:
         """Those opened before are aborted, those after never opened."""
         first = Sink()
 
-        def opener() -> Sink:
+        def opener(envelope: Any) -> Sink:
             raise KeyError
 
-        def never() -> Sink:
+        def never(envelope: Any) -> Sink:
             pytest.fail("not opened")
 
-        taps = Taps(["a", "b", "c"], [lambda: first, opener, never], on_abort_error=Heard())
+        taps = Taps([("a", lambda _: first), ("b", opener), ("c", never)], ANY, Heard())
 
         assert isinstance(taps.failure, KeyError)
         assert first.told == ["abort"]
@@ -127,10 +130,10 @@ class TestGenerators:
                 seen.append("aborted")
                 raise
 
-        tap = opened(step, mail(), ("end",))
+        tap = opener_of(step, ("end",))(mail())
         tap.write(b"x")
         tap.close()
-        opened(step, mail(), ("end",)).abort()
+        opener_of(step, ("end",))(mail()).abort()
 
         assert seen == [b"x", "end", "aborted"]
 
@@ -140,7 +143,7 @@ class TestGenerators:
         def step(envelope: Any) -> Generator[None, bytes | None, None]:
             yield
 
-        tap = opened(step, mail())
+        tap = opener_of(step)(mail())
         for _ in range(3):
             tap.write(b"x")
         tap.close()
@@ -153,4 +156,4 @@ class TestGenerators:
                 yield
 
         with pytest.raises(RuntimeError, match="yielded again"):
-            opened(step, mail()).close()
+            opener_of(step)(mail()).close()

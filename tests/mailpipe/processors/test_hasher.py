@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mailpipe.processors.hasher import hasher
-from mailpipe.streamstage import opened
+from mailpipe.streamstage import opener_of
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -15,7 +15,7 @@ from mailpipe.streamstage import opened
 def test_is_that_of_the_octets_however_cut(mail: Any, chunks: list[bytes]) -> None:
     """Per mail, whatever TCP did."""
     envelope = mail()
-    tap = opened(hasher, envelope)
+    tap = opener_of(hasher)(envelope)
     for chunk in chunks:
         tap.write(chunk)
     tap.close()
@@ -26,7 +26,7 @@ def test_is_that_of_the_octets_however_cut(mail: Any, chunks: list[bytes]) -> No
 def test_two_mails_at_once_are_two(mail: Any) -> None:
     """The state is one mail's (go-guerrilla mixed the mails of one connection)."""
     one, two = mail(), mail()
-    first, second = opened(hasher, one), opened(hasher, two)
+    first, second = opener_of(hasher)(one), opener_of(hasher)(two)
     first.write(b"a")
     second.write(b"b")
     first.close()
@@ -39,7 +39,7 @@ def test_two_mails_at_once_are_two(mail: Any) -> None:
 def test_aborted_it_says_nothing(mail: Any) -> None:
     """Half a mail has no digest."""
     envelope = mail()
-    tap = opened(hasher, envelope)
+    tap = opener_of(hasher)(envelope)
     tap.write(b"a")
     tap.abort()
 

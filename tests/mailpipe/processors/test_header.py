@@ -27,9 +27,9 @@ class TestFields:
         assert envelope.prelude == (
             b"Return-Path: <alice@example.net>\r\n"
             b"Delivered-To: bob@example.org\r\n"
-            b"Received: from client.example.net ([192.0.2.7]) by mx.example.org with ESMTP\r\n"
-            b" id 00000000000000000000000001 for <bob@example.org>; Tue, 14 Nov 2023\r\n"
-            b" 22:13:20 -0000\r\n"
+            b"Received: from client.example.net ([192.0.2.7])\r\n"
+            b" by mx.example.org with ESMTP id 00000000000000000000000001\r\n"
+            b" for <bob@example.org>; Tue, 14 Nov 2023 22:13:20 -0000\r\n"
         )
         assert envelope.body is body
 

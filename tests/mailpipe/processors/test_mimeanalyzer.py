@@ -7,13 +7,13 @@ import pytest
 from mailpipe.chain import ChainError, Settings, compile_chain
 from mailpipe.mime import MimeTree
 from mailpipe.processors.mimeanalyzer import MimeAnalyzerOptions, mimeanalyzer
-from mailpipe.streamstage import opened
+from mailpipe.streamstage import opener_of
 
 MAIL = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\none\r\n--b\r\n\r\ntwo\r\n--b--\r\n"
 
 
 def analyzed(envelope: Any, body: bytes, **options: Any) -> MimeTree:
-    tap = opened(mimeanalyzer, envelope, (MimeAnalyzerOptions(**options),))
+    tap = opener_of(mimeanalyzer, (MimeAnalyzerOptions(**options),))(envelope)
     for start in range(0, len(body), 10):
         tap.write(body[start : start + 10])
     tap.close()
@@ -32,7 +32,7 @@ def test_two_mails_at_once_are_two(mail: Any) -> None:
     """The state is one mail's."""
     one, two = mail(), mail()
     options = (MimeAnalyzerOptions(),)
-    first, second = opened(mimeanalyzer, one, options), opened(mimeanalyzer, two, options)
+    first, second = opener_of(mimeanalyzer, options)(one), opener_of(mimeanalyzer, options)(two)
     first.write(MAIL)
     second.write(b"Subject: x\r\n\r\n")
     first.close()

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from mailpipe.envelope import Body, MemoryBody
 from mailpipe.processors.transformer import TransformerOptions, transformer
-from mailpipe.streamstage import opened
+from mailpipe.streamstage import opener_of
 
 TEXT = "Grüße aus Köln, 10 € und 日本\r\n"
 
 
 def transformed(envelope: Any, body: bytes, cuts: Any = (), **options: Any) -> Body:
-    tap = opened(transformer, envelope, (TransformerOptions(**options),))
+    tap = opener_of(transformer, (TransformerOptions(**options),))(envelope)
     start = 0
     for end in [*cuts, len(body)]:
         if end > start:
