@@ -181,6 +181,21 @@ class FileBody:
                 at += len(chunk)
                 yield chunk
 
+    def part(self, start: int, end: int) -> bytes:
+        """
+        Return the octets from *start* to before *end*.
+
+        Raises:
+            ValueError: If the body was released.
+            OSError: If the file cannot be read, or ends early.
+        """
+        with self._handle as fd:
+            octets = os.pread(fd, end - start, start)
+        if len(octets) != end - start:
+            msg = f"body file ends at {start + len(octets)} of {self._size} octets"
+            raise OSError(msg)
+        return octets
+
     def read(self) -> bytes:
         """
         Return all octets at once.

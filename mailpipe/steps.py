@@ -57,12 +57,17 @@ class Place:
         reading:
             Opened for reading back only (``mailpipe list``, while a daemon may run): make nothing,
             take no lock that a writer needs.
+
+        workers:
+            How many processes write here. More than one take turns at a SQLite file, for its own
+            way of waiting is to sleep longer and longer.
     """
 
     data: Path = attrs.field(default=Path("mail-data"), converter=Path)
     hostname: str = "localhost"
     gateway: str = "default"
     reading: bool = False
+    workers: int = 1
 
 
 class Storage(Protocol):

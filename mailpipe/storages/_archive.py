@@ -1,5 +1,5 @@
 """
-Reading a database of mails back: the `mailpipe.steps.Archive` half of ``sql``.
+Reading databases of mails back: the `mailpipe.steps.Archive` half of ``sql`` and ``chunks``.
 """
 
 import json
@@ -15,10 +15,10 @@ from mailpipe.envelope import Body, MemoryBody
 from mailpipe.steps import StoredMail
 from mailpipe.storages._database import Database
 from mailpipe.storages._rows import decoded_subject, hashes_of
-from mailpipe.storages._schema import Tables
+from mailpipe.storages._schema import ENVELOPE_COLUMNS, StoreTables, Tables
 from mailpipe.storages._shelf import Shelf
 
-__all__ = ["SqlArchive"]
+__all__ = ["RowArchive", "SqlArchive"]
 
 # Mails deleted in one transaction: a writer never waits for long.
 _DELETE_AT_ONCE = 200
@@ -26,15 +26,14 @@ _DELETE_AT_ONCE = 200
 
 class SqlArchive:
     """
-    Gives back what `mailpipe.storages.sql.SqlStorage` keeps, while another process may write.
+    Gives back what a `mailpipe.storages._store.SqlStore` keeps, while another process may write.
 
     Each call uses a connection of its own, in a worker thread. Opened for reading where nothing
     was ever stored, it is empty.
     """
 
     database: Database
-    tables: Tables
-    shelf: Shelf | None
+    tables: StoreTables
 
     async def get(self, queue_id: str) -> StoredMail | None:
         """One mail with its body as received, or None."""
@@ -63,44 +62,25 @@ class SqlArchive:
             deleted += await anyio.to_thread.run_sync(self._delete, some)
         return deleted
 
-    def known_files(self, names: Collection[str]) -> Collection[str]:
-        """Of these files, those that a row refers to."""
-        column, found = self.tables.mails.c.body_file, set[str]()
-        wanted = list(names)
-        with self.database.engine.connect() as connection:
-            for start in range(0, len(wanted), 500):
-                query = sa.select(column).where(column.in_(wanted[start : start + 500]))
-                found.update(connection.execute(query).scalars())
-        return found
+    def _body(self, row: sa.Row[Any]) -> Body | None:
+        """The stored octets that *row* tells of, their encoding not yet undone; None if they are gone."""
+        raise NotImplementedError
+
+    def _delete(self, queue_ids: Sequence[str]) -> int:
+        """Delete these in one transaction; returns how many there were."""
+        raise NotImplementedError
 
     def _get(self, queue_id: str) -> StoredMail | None:
         mails = self.tables.mails
         with self.database.engine.connect() as connection:
             row = connection.execute(sa.select(mails).where(mails.c.queue_id == queue_id)).one_or_none()
-        if row is None:
+        if row is None or (body := self._body(row)) is None:
             return None
-        mail = _stored(row)
-        body: Body
-        if row.body_file is not None:
-            if self.shelf is None:
-                msg = f"mail {queue_id} has its body in a file, and there is no folder of files"
-                raise OSError(msg)
-            try:
-                body = self.shelf.get(row.body_file, row.encoding)
-            except FileNotFoundError:
-                # Deleted between the two looks: rows go first.
-                if self.known_files([row.body_file]):
-                    raise
-                return None
-        elif row.pieces:
-            body = _PieceBody(self.database.engine, self.tables.pieces, queue_id, row.pieces, row.encoding)
-        else:
-            body = MemoryBody(bytes(row.body), row.encoding)
-        return attrs.evolve(mail, body=DecodedBody(body, row.size))
+        return attrs.evolve(_stored(row), body=DecodedBody(body, row.size))
 
     def _list(self, after: str, limit: int) -> Sequence[StoredMail]:
         mails = self.tables.mails
-        columns = [column for column in mails.c if column.name != "body"]
+        columns = [mails.c[name] for name in ENVELOPE_COLUMNS]
         query = sa.select(*columns).where(mails.c.queue_id > after).order_by(mails.c.queue_id).limit(limit)
         with self.database.engine.connect() as connection:
             return [_stored(row) for row in connection.execute(query)]
@@ -109,14 +89,47 @@ class SqlArchive:
         mails = self.tables.mails
         query = sa.select(mails.c.queue_id).where(mails.c.received_at < before).limit(_DELETE_AT_ONCE)
         with self.database.engine.connect() as connection:
-            return list(connection.execute(query).scalars())
+            return tuple(connection.execute(query).scalars())
+
+
+class RowArchive(SqlArchive):
+    """Bodies in rows, in pieces beside them, or in files: what ``sql`` writes."""
+
+    tables: Tables
+    shelf: Shelf | None
+
+    def known_files(self, names: Collection[str]) -> Collection[str]:
+        """Of these files, those that a row refers to."""
+        column, found = self.tables.mails.c.body_file, set[str]()
+        wanted = tuple(names)
+        with self.database.engine.connect() as connection:
+            for start in range(0, len(wanted), 500):
+                query = sa.select(column).where(column.in_(wanted[start : start + 500]))
+                found.update(connection.execute(query).scalars())
+        return found
+
+    def _body(self, row: sa.Row[Any]) -> Body | None:
+        if row.pieces:
+            return _PieceBody(
+                self.database.engine, self.tables.pieces, row.queue_id, row.pieces, row.encoding
+            )
+        if row.body_file is None:
+            return MemoryBody(bytes(row.body), row.encoding)
+        if self.shelf is None:
+            msg = f"mail {row.queue_id} has its body in a file, and there is no folder of files"
+            raise OSError(msg)
+        try:
+            return self.shelf.get(row.body_file, row.encoding)
+        except FileNotFoundError:
+            # Deleted between the two looks: rows go first.
+            if self.known_files([row.body_file]):
+                raise
+            return None
 
     def _delete(self, queue_ids: Sequence[str]) -> int:
         mails, pieces = self.tables.mails, self.tables.pieces
         there = mails.c.queue_id.in_(queue_ids)
-        with self.database.engine.begin() as connection:
-            if self.database.dialect.name == "sqlite":
-                connection.exec_driver_sql(self.database.begin)
+        with self.database.writing() as connection:
             files = connection.execute(sa.select(mails.c.body_file).where(there)).scalars().all()
             connection.execute(sa.delete(pieces).where(pieces.c.queue_id.in_(queue_ids)))
             deleted = connection.execute(sa.delete(mails).where(there)).rowcount

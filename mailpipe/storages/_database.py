@@ -2,15 +2,17 @@
 One database, whichever it is: its address, its connections, what it promises.
 """
 
+import contextlib
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from mailpipe.storages._schema import Tables
+from mailpipe.storages._schema import StoreTables
 
 __all__ = ["Database", "DatabaseOptions", "NotDurable"]
 
@@ -118,13 +120,17 @@ class Database:
         """
         url = self._url
         if self.dialect.name == "sqlite":
-            path = data / str(url.database)
+            path = self.path(data)
             if reading and not path.exists():
                 raise FileNotFoundError(2, "no such database", str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
             url = url.set(database=str(path))
         self._engine = sa.create_engine(url, poolclass=NullPool, connect_args=self._arguments())
         sa.event.listen(self._engine, "connect", self._prepare)
+
+    def path(self, data: Path) -> Path:
+        """The file of a SQLite database."""
+        return data / str(self._url.database)
 
     def connect(self) -> Any:  # noqa: ANN401 - a driver's connection
         """
@@ -146,7 +152,7 @@ class Database:
             self._engine.dispose()
             self._engine = None
 
-    def make(self, tables: Tables) -> str:
+    def make(self, tables: StoreTables) -> str:
         """Make or check the schema, verify the durability; returns the store's id."""
         with self.engine.begin() as connection:
             # One at a time: CREATE TABLE IF NOT EXISTS of two workers at once fails on PostgreSQL.
@@ -161,12 +167,20 @@ class Database:
             self._verify(connection)
             return tables.make(connection)
 
-    def check(self, tables: Tables) -> str:
+    def check(self, tables: StoreTables) -> str:
         """Check the schema; returns the store's id, ``""`` if nothing was ever stored."""
         with self.engine.connect() as connection:
             if not sa.inspect(connection).has_table(tables.name):
                 return ""
             return tables.check(connection)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction of SQLAlchemy's that will write, beside the hot path; committed at its end."""
+        with self.engine.begin() as connection:
+            if self.dialect.name == "sqlite":
+                connection.exec_driver_sql(self.begin)
+            yield connection
 
     def _arguments(self) -> dict[str, Any]:
         timeout = self._options.timeout

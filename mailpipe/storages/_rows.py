@@ -4,14 +4,28 @@ An envelope as a row of values, and back. Pure.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from email.errors import HeaderParseError
 from email.header import decode_header
 from typing import Any
 
 from mailpipe.envelope import Body, Envelope
 
-__all__ = ["clean", "decoded_subject", "detail_of", "raw_subject", "stored_body"]
+__all__ = [
+    "clean",
+    "decoded_subject",
+    "encode",
+    "envelope_values",
+    "hashes_of",
+    "raw_subject",
+    "statements_of",
+    "stored_body",
+]
+
+# One statement has so many rows and octets at most: below every driver's count of parameters and
+# MariaDB's max_allowed_packet (16 MiB).
+ROWS_MAX = 100
+OCTETS_MAX = 4 * 1024 * 1024
 
 # How much of a body is looked at for its subject, and how much of a subject is kept.
 _HEAD = 65536
@@ -120,3 +134,39 @@ def hashes_of(sha256: str, detail: Mapping[str, Any]) -> dict[str, str]:
     if sha256:
         hashes["sha256"] = sha256
     return hashes
+
+
+def envelope_values(envelope: Envelope) -> tuple[Any, ...]:
+    """One mail's values in the order of `mailpipe.storages._schema.ENVELOPE_COLUMNS`."""
+    session = envelope.session
+    return (
+        envelope.queue_id,
+        envelope.received_at,
+        clean(envelope.mail_from),
+        encode([clean(address) for address in envelope.rcpt_to]),
+        len(envelope.body),
+        raw_subject(envelope.body),
+        clean(session.peer),
+        clean(session.helo),
+        clean(session.user),
+        clean(session.tls),
+        envelope.hashes.get("sha256", ""),
+        detail_of(envelope),
+        envelope.prelude,
+    )
+
+
+def statements_of(rows: Sequence[tuple[Any, ...]]) -> Iterator[list[Any]]:
+    """Rows, their octets last, as flat lists of values, each for one statement."""
+    values: list[Any] = []
+    octets = count = 0
+    for row in rows:
+        size = len(row[-1] or b"")
+        if count and (count == ROWS_MAX or octets + size > OCTETS_MAX):
+            yield values
+            values, octets, count = [], 0, 0
+        values += row
+        octets += size
+        count += 1
+    if values:
+        yield values

@@ -11,12 +11,23 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-__all__ = ["COLUMNS", "PIECE_COLUMNS", "VERSION", "Inserts", "SchemaMismatch", "Tables"]
+__all__ = [
+    "CHUNK_COLUMNS",
+    "COLUMNS",
+    "MAIL_COLUMNS",
+    "PIECE_COLUMNS",
+    "VERSION",
+    "ChunkTables",
+    "Inserts",
+    "SchemaMismatch",
+    "StoreTables",
+    "Tables",
+]
 
 VERSION: Final = "1"
 """Of the schema; a store of another one is refused."""
 
-COLUMNS: Final = (
+ENVELOPE_COLUMNS: Final = (
     "queue_id",
     "received_at",
     "mail_from",
@@ -28,17 +39,17 @@ COLUMNS: Final = (
     "auth_user",
     "tls",
     "sha256",
-    "encoding",
     "detail",
-    "body_file",
-    "pieces",
     "prelude",
-    "body",
 )
+COLUMNS: Final = (*ENVELOPE_COLUMNS, "encoding", "body_file", "pieces", "body")
 PIECE_COLUMNS: Final = ("queue_id", "seq", "data")
+MAIL_COLUMNS: Final = (*ENVELOPE_COLUMNS, "token", "chunk_keys")
+CHUNK_COLUMNS: Final = ("hash", "refs", "size", "encoding", "data")
 
 _TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 _BLOB = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+_HASH = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
 _ID = sa.String(26)
 _TABLE_OPTIONS: Final[dict[str, Any]] = {
     "mysql_engine": "InnoDB",
@@ -59,15 +70,38 @@ class SchemaMismatch(ValueError):
         self.table, self.found = table, found
 
 
-class Tables:
+def _envelope_columns() -> list[sa.Column[Any]]:
+    """The columns of every table of mails, in the order of `ENVELOPE_COLUMNS`."""
+    return [
+        # Not the queue id: with it, large rows would hang in the very tree that is searched.
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True),
+        sa.Column("queue_id", _ID, nullable=False, unique=True),
+        sa.Column("received_at", sa.Double(), nullable=False),
+        sa.Column("mail_from", _TEXT, nullable=False),
+        sa.Column("rcpt_to", _TEXT, nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("subject", _TEXT, nullable=False),
+        sa.Column("peer", _TEXT, nullable=False),
+        sa.Column("helo", _TEXT, nullable=False),
+        sa.Column("auth_user", _TEXT, nullable=False),
+        sa.Column("tls", _TEXT, nullable=False),
+        sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("detail", _TEXT),
+        sa.Column("prelude", _BLOB, nullable=False),
+    ]
+
+
+class StoreTables:
     """
-    The tables of one store.
+    The tables of one store of mails, whatever stands beside them.
 
     Args:
         name: Of the mails' table; the others are called after it.
+
+        columns: Of the mails' table, after those of every envelope.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *columns: sa.Column[Any]) -> None:
         self.metadata = sa.MetaData()
         self.name = name
         self.meta = sa.Table(
@@ -77,38 +111,7 @@ class Tables:
             sa.Column("value", sa.String(200), nullable=False),
             **_TABLE_OPTIONS,
         )
-        self.mails = sa.Table(
-            name,
-            self.metadata,
-            # Not the queue id: with it, large rows would hang in the very tree that is searched.
-            sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True),
-            sa.Column("queue_id", _ID, nullable=False, unique=True),
-            sa.Column("received_at", sa.Double(), nullable=False),
-            sa.Column("mail_from", _TEXT, nullable=False),
-            sa.Column("rcpt_to", _TEXT, nullable=False),
-            sa.Column("size", sa.BigInteger(), nullable=False),
-            sa.Column("subject", _TEXT, nullable=False),
-            sa.Column("peer", _TEXT, nullable=False),
-            sa.Column("helo", _TEXT, nullable=False),
-            sa.Column("auth_user", _TEXT, nullable=False),
-            sa.Column("tls", _TEXT, nullable=False),
-            sa.Column("sha256", sa.String(64), nullable=False),
-            sa.Column("encoding", sa.String(16), nullable=False),
-            sa.Column("detail", _TEXT),
-            sa.Column("body_file", sa.String(64)),
-            sa.Column("pieces", sa.Integer(), nullable=False),
-            sa.Column("prelude", _BLOB, nullable=False),
-            sa.Column("body", _BLOB),
-            **_TABLE_OPTIONS,
-        )
-        self.pieces = sa.Table(
-            f"{name}_pieces",
-            self.metadata,
-            sa.Column("queue_id", _ID, primary_key=True),
-            sa.Column("seq", sa.Integer(), primary_key=True, autoincrement=False),
-            sa.Column("data", _BLOB, nullable=False),
-            **_TABLE_OPTIONS,
-        )
+        self.mails = sa.Table(name, self.metadata, *_envelope_columns(), *columns, **_TABLE_OPTIONS)
 
     def make(self, connection: sa.Connection) -> str:
         """
@@ -122,13 +125,15 @@ class Tables:
         """
         existing = set(sa.inspect(connection).get_table_names())
         if self.name not in existing:
-            for table in self.metadata.sorted_tables:
-                # Two workers may come here at once.
+            others = [table for table in self.metadata.sorted_tables if table.name != self.name]
+            for table in others:
                 connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
             for key, value in (("version", VERSION), ("store", secrets.token_hex(8))):
                 name = f"{self.name}.{key}"
                 if self._value(connection, key) is None:
                     connection.execute(sa.insert(self.meta).values(name=name, value=value))
+            # Last, for where it is there all is: MySQL cannot take back the making of tables.
+            connection.execute(sa.schema.CreateTable(self.mails))
         elif self.meta.name not in existing:
             raise SchemaMismatch(self.name, None)
         return self.check(connection)
@@ -151,6 +156,58 @@ class Tables:
         return value
 
 
+class Tables(StoreTables):
+    """
+    The tables of one ``sql`` store.
+
+    Args:
+        name: Of the mails' table; the others are called after it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            name,
+            sa.Column("encoding", sa.String(16), nullable=False),
+            sa.Column("body_file", sa.String(64)),
+            sa.Column("pieces", sa.Integer(), nullable=False),
+            sa.Column("body", _BLOB),
+        )
+        self.pieces = sa.Table(
+            f"{name}_pieces",
+            self.metadata,
+            sa.Column("queue_id", _ID, primary_key=True),
+            sa.Column("seq", sa.Integer(), primary_key=True, autoincrement=False),
+            sa.Column("data", _BLOB, nullable=False),
+            **_TABLE_OPTIONS,
+        )
+
+
+class ChunkTables(StoreTables):
+    """
+    The tables of one ``chunks`` store.
+
+    Args:
+        name: Of the mails' table; the others are called after it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            name,
+            sa.Column("token", sa.String(16), nullable=False),
+            sa.Column("chunk_keys", _BLOB, nullable=False),
+        )
+        self.chunks = sa.Table(
+            f"{name}_chunks",
+            self.metadata,
+            sa.Column("hash", _HASH, primary_key=True),
+            sa.Column("refs", sa.BigInteger(), nullable=False),
+            sa.Column("size", sa.Integer(), nullable=False),
+            sa.Column("encoding", sa.String(16), nullable=False),
+            sa.Column("data", _BLOB, nullable=False),
+            **_TABLE_OPTIONS,
+        )
+
+
 class Inserts:
     """
     Statements that insert many rows at once and leave those alone whose key is there already.
@@ -166,10 +223,18 @@ class Inserts:
         key: The unique column or columns that decide.
 
         dialect: Of the database.
+
+        adding: A column to which the new value is added where the key is there already.
     """
 
     def __init__(
-        self, table: sa.Table, columns: tuple[str, ...], key: tuple[str, ...], dialect: sa.Dialect
+        self,
+        table: sa.Table,
+        columns: tuple[str, ...],
+        key: tuple[str, ...],
+        dialect: sa.Dialect,
+        *,
+        adding: str = "",
     ) -> None:
         quote: Any = dialect.identifier_preparer
         mark = "?" if dialect.paramstyle == "qmark" else "%s"
@@ -178,9 +243,12 @@ class Inserts:
         self._head = f"INSERT INTO {quote.format_table(table)} ({names}) VALUES "
         if dialect.name in {"mysql", "mariadb"}:
             # Not INSERT IGNORE, which would also cut values that are too long.
-            self._tail = f" ON DUPLICATE KEY UPDATE {quote.quote(key[0])} = {quote.quote(key[0])}"
+            change = f"{adding} = {adding} + VALUES({adding})" if adding else f"{key[0]} = {key[0]}"
+            self._tail = f" ON DUPLICATE KEY UPDATE {change}"
         else:
-            self._tail = f" ON CONFLICT ({', '.join(quote.quote(name) for name in key)}) DO NOTHING"
+            sum_up = f"UPDATE SET {adding} = {quote.format_table(table)}.{adding} + excluded.{adding}"
+            change = sum_up if adding else "NOTHING"
+            self._tail = f" ON CONFLICT ({', '.join(key)}) DO {change}"
         self._made: dict[int, str] = {}
 
     def of(self, rows: int) -> str:

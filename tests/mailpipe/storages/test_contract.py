@@ -12,6 +12,7 @@ import pytest
 from mailpipe.bodies import FileBody, Spool, SpoolOptions
 from mailpipe.envelope import Envelope, MemoryBody
 from mailpipe.steps import Place
+from mailpipe.storages.chunks import ChunksOptions, ChunksStorage
 from mailpipe.storages.maildir import MaildirOptions, MaildirStorage
 from mailpipe.storages.memory import MemoryStorage
 from mailpipe.storages.redis import RedisOptions, RedisStorage
@@ -30,6 +31,14 @@ def sql_on(fixture: str) -> Callable[[pytest.FixtureRequest], Any]:
     return make
 
 
+def chunks_on(fixture: str) -> Callable[[pytest.FixtureRequest], Any]:
+    def make(request: pytest.FixtureRequest) -> ChunksStorage:
+        url = request.getfixturevalue(fixture)
+        return ChunksStorage(ChunksOptions(url=url, table=f"chunked{next(_numbers)}"))
+
+    return make
+
+
 def redis(request: pytest.FixtureRequest) -> RedisStorage:
     url = request.getfixturevalue("redis_url")
     return RedisStorage(RedisOptions(url=url, prefix=f"test{next(_numbers)}:", durability="disk"))
@@ -40,6 +49,9 @@ STORAGES: dict[str, Callable[[pytest.FixtureRequest], Any]] = {
     "sqlite": lambda _: SqlStorage(),
     "postgres": sql_on("postgres_url"),
     "mariadb": sql_on("mariadb_url"),
+    "chunks on sqlite": lambda _: ChunksStorage(),
+    "chunks on postgres": chunks_on("postgres_url"),
+    "chunks on mariadb": chunks_on("mariadb_url"),
     "redis": redis,
     "maildir": lambda _: MaildirStorage(),
     "maildir by recipient": lambda _: MaildirStorage(MaildirOptions(mailbox="{domain}/{user}")),

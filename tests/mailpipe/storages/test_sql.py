@@ -482,9 +482,9 @@ class TestOptions:
         ("options", "rule"),
         [
             ({"table": "a-b"}, "table is 1 to 40 letters, digits and '_'.*got 'a-b'"),
-            ({"durability": "none"}, "durability is 'disk' or 'os', got 'none'"),
-            ({"timeout": 0.0}, "timeout must be more than 0 seconds, got 0.0"),
-            ({"expire": -1.0}, "expire must be more than 0 seconds, got -1.0"),
+            ({"durability": "none"}, "durability must be one of 'disk', 'os', got 'none'"),
+            ({"timeout": 0.0}, "timeout must be more than 0, got 0.0"),
+            ({"expire": -1.0}, "expire must be more than 0, got -1.0"),
             ({"url": "sqlite://"}, "url must name a file"),
             ({"url": "oracle://x/y"}, "url must be of .*sqlite, got 'oracle'"),
             ({"url": "what"}, "url must be one that SQLAlchemy understands"),
