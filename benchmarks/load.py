@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import count as counter
@@ -20,7 +21,7 @@ import attrs
 
 from benchmarks.bodies import mails
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "command"]
 
 
 @attrs.frozen(kw_only=True)
@@ -38,9 +39,11 @@ class Plan:
     within: int = 120
     """Seconds; a run that takes longer fails."""
 
-    def arguments(self) -> list[str]:
-        """The same as a command line."""
-        return [f"--{name}={value}" for name, value in attrs.asdict(self).items()]
+
+def command(plan: Plan) -> list[str]:
+    """The command line that carries *plan* out."""
+    options = [f"--{name}={value}" for name, value in attrs.asdict(plan).items()]
+    return [sys.executable, "-m", "benchmarks.load", *options]
 
 
 class _Session(asyncio.Protocol):
@@ -98,8 +101,9 @@ class _Session(asyncio.Protocol):
 
 
 async def _run(plan: Plan) -> dict[str, float]:
-    # A body each would only fill this process's cache; 64 different ones are enough to be uneven.
-    bodies = [mail + b".\r\n" for mail in mails(plan.size, 64)]
+    # A body each would only fill this process's memory; up to 64 different ones are uneven enough.
+    different = max(2, min(64, 64_000_000 // plan.size))
+    bodies = [mail + b".\r\n" for mail in mails(plan.size, different)]
     left = plan.mails
     numbers = counter()
 

@@ -6,20 +6,18 @@ The load comes from a process of its own (`benchmarks.load`), the servers from t
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 
 import attrs
 
 from benchmarks import postfix
-from benchmarks.load import Plan
+from benchmarks.load import Plan, command
 from benchmarks.measure import Row, Sides, Unavailable, at_least
+from benchmarks.servers import folder, listening, mailpipe, stored
 
 __all__ = ["ROWS"]
 
@@ -51,69 +49,9 @@ _SLOW_DISK = (
 )  # fmt: skip
 
 
-@contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # Postfix's own user has to get through
-        yield folder
-
-
-@contextmanager
-def _server(command: Sequence[str], log: Path) -> Iterator[int]:
-    """Start a server that says where it listens; yields its port."""
-    with (
-        log.open("w") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line.startswith("listening on "):
-                process.kill()
-                tail = log.read_text()[-800:]
-                msg = f"{' '.join(command)} did not start: {line}{tail}"
-                raise RuntimeError(msg)
-            yield int(line.rsplit(":", 1)[1])
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-@contextmanager
-def _mailpipe(folder: Path, name: str, config: str, *, under: Sequence[str] = ()) -> Iterator[int]:
-    file = folder / f"{name}.toml"
-    file.write_text(config)
-    command = [
-        *under,
-        sys.executable,
-        "-m",
-        "mailpipe",
-        "serve",
-        "-c",
-        str(file),
-        "--data",
-        str(folder / name),
-    ]
-    with _server(command, folder / f"{name}.log") as port:
-        yield port
-
-
-def _stored(folder: Path, name: str) -> int:
-    command = [sys.executable, "-m", "mailpipe", "list", "--json", "--data", str(folder / name)]
-    listed = subprocess.run(
-        [*command, "-c", str(folder / f"{name}.toml")], capture_output=True, text=True, check=True
-    )
-    return len(listed.stdout.splitlines())
-
-
 def _send(plan: Plan) -> tuple[float, float]:
     """Run the load in its own process; returns when it began and when the last 250 was there."""
-    command = [sys.executable, "-m", "benchmarks.load", *plan.arguments()]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command(plan), capture_output=True, text=True, check=False)
     if done.returncode:
         msg = f"the load failed: {done.stderr[-800:]}"
         raise RuntimeError(msg)
@@ -137,12 +75,12 @@ def _into_maildir(plan: Plan, server: postfix.Postfix) -> float:
 def _accept_only(scale: float, *, size: int, mails: int, loop: str) -> Iterator[Sides]:
     plan = Plan(port=0, mails=max(40, int(mails * scale)), size=size)
     stock = [sys.executable, "-m", "benchmarks.stock", *([loop] if loop else [])]
-    with _folder() as folder, ExitStack() as stack:
-        ours = stack.enter_context(_mailpipe(folder, "accept", _ACCEPT_ONLY))
-        theirs = stack.enter_context(_server(stock, folder / "stock.log"))
+    with folder() as place, ExitStack() as stack:
+        ours = stack.enter_context(mailpipe(place, "accept", _ACCEPT_ONLY))
+        theirs = stack.enter_context(listening(stock, place / "stock.log"))
         yield Sides(
-            partial(_accepted, attrs.evolve(plan, port=ours)),
-            partial(_accepted, attrs.evolve(plan, port=theirs)),
+            partial(_accepted, attrs.evolve(plan, port=ours.port)),
+            partial(_accepted, attrs.evolve(plan, port=theirs.port)),
         )
 
 
@@ -150,18 +88,18 @@ def _accept_only(scale: float, *, size: int, mails: int, loop: str) -> Iterator[
 def _durable(scale: float, *, mails: int) -> Iterator[Sides]:
     plan = Plan(port=0, mails=max(40, int(mails * scale)))
     sent = 0
-    with _folder() as folder, ExitStack() as stack:
-        theirs = stack.enter_context(postfix.running(folder, users=plan.recipients))
-        ours = stack.enter_context(_mailpipe(folder, "durable", _DURABLE.format(more="")))
+    with folder() as place, ExitStack() as stack:
+        theirs = stack.enter_context(postfix.running(place, users=plan.recipients))
+        ours = stack.enter_context(mailpipe(place, "durable", _DURABLE.format(more="")))
 
         def subject() -> float:
             nonlocal sent
             sent += plan.mails
-            return _accepted(attrs.evolve(plan, port=ours))
+            return _accepted(attrs.evolve(plan, port=ours.port))
 
         yield Sides(subject, partial(_into_maildir, attrs.evolve(plan, port=theirs.port), theirs))
-        if (stored := _stored(folder, "durable")) != sent:
-            msg = f"{sent} mails were acknowledged, {stored} are stored"
+        if (kept := stored(place, "durable")) != sent:
+            msg = f"{sent} mails were acknowledged, {kept} are stored"
             raise RuntimeError(msg)
 
 
@@ -172,13 +110,13 @@ def _slow_disk(scale: float) -> Iterator[Sides]:
         raise Unavailable(reason)
     many = Plan(port=0, sessions=100, mails=max(200, int(4000 * scale)))
     few = attrs.evolve(many, mails=max(100, int(200 * scale)))
-    with _folder() as folder, ExitStack() as stack:
+    with folder() as place, ExitStack() as stack:
         single = _DURABLE.format(more="batch_items_max = 1")
-        ours = stack.enter_context(_mailpipe(folder, "group", _DURABLE.format(more=""), under=_SLOW_DISK))
-        alone = stack.enter_context(_mailpipe(folder, "single", single, under=_SLOW_DISK))
+        ours = stack.enter_context(mailpipe(place, "group", _DURABLE.format(more=""), under=_SLOW_DISK))
+        alone = stack.enter_context(mailpipe(place, "single", single, under=_SLOW_DISK))
         yield Sides(
-            partial(_accepted, attrs.evolve(many, port=ours)),
-            partial(_accepted, attrs.evolve(few, port=alone)),
+            partial(_accepted, attrs.evolve(many, port=ours.port)),
+            partial(_accepted, attrs.evolve(few, port=alone.port)),
         )
 
 
