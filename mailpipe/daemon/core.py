@@ -21,6 +21,7 @@ from typing import Any, Self
 import attrs
 
 from mailpipe.bodies import Spool, SpoolOptions
+from mailpipe.chain import Plan
 from mailpipe.config import (
     Config,
     ConfigError,
@@ -403,12 +404,17 @@ class Daemon:
 
     def _make_gateway(self, config: Config, name: str, gateway: GatewayConfig) -> Gateway:
         place = Place(data=config.data, hostname=_hostname_of(config, name), gateway=name)
+
+        def chain(plan: Plan) -> Chain:
+            return Chain(plan, place=place, shared=self._shared)
+
         return Gateway(
             name,
             gateway,
-            Chain(config.plan(gateway.process), place=place, shared=self._shared),
+            chain(config.plan(gateway.process)),
             spool=self._spool,
             disk=DiskSpace(config.data, config.daemon.reserve),
+            validate=chain(config.plan(gateway.validate, "validate")) if gateway.validate else None,
             max_size=self._max_size,
         )
 

@@ -10,14 +10,16 @@ import anyio
 import attrs
 import pytest
 
+from dispatcher import Batch
 from dispatcher.testing import jumping_asyncio
 from mailpipe.bodies import HeldBody, Spool, SpoolOptions
 from mailpipe.config import FullConfig, GatewayConfig, RetryConfig
 from mailpipe.envelope import Envelope, Recipient, Session
 from mailpipe.errors import Deferred, Discarded, Rejected
 from mailpipe.gateway import DiskSpace, Gateway, channel_options
-from mailpipe.reply import STORE_FULL, TROUBLE, Reply
+from mailpipe.reply import STORE_FULL, TOO_MANY_RECIPIENTS, TROUBLE, Reply
 from mailpipe.runner import Chain
+from mailpipe.steps import processor
 
 SECRET = "secret text"
 NO = Reply(550, "5.7.1", "not here")
@@ -61,8 +63,10 @@ async def make(tmp_path: Path, store: Store) -> AsyncIterator[Callable[..., Awai
     async def start(process: str = "store", steps: dict[str, Any] | None = None, **options: Any) -> Gateway:
         options.setdefault("disk", DiskSpace(tmp_path, 0))
         disk = options.pop("disk")
-        chain = Chain(process, steps={"store": store} | (steps or {}))
-        gateway = Gateway("g", GatewayConfig(process=process, **options), chain, spool=spool, disk=disk)
+        own = {"store": store} | (steps or {})
+        config = GatewayConfig(process=process, **options)
+        validate = Chain(config.validate, steps=own) if config.validate else None
+        gateway = Gateway("g", config, Chain(process, steps=own), spool=spool, disk=disk, validate=validate)
         await gateway.start()
         made.append(gateway)
         return gateway
@@ -374,6 +378,142 @@ class TestFull:
         release.set()
         await first
         assert late not in store.kept
+
+
+def recipients(gateway: Gateway, *addresses: str, lmtp: bool = False) -> list[Recipient]:
+    """Recipients of one mail, not yet judged."""
+    session = Session(lmtp=lmtp)
+    envelope = Envelope(gateway.new_queue_id(), session, 1.0)
+    gateway.open(envelope).abort()
+    return [Recipient(address, (), envelope, session) for address in addresses]
+
+
+async def judged(gateway: Gateway, *asked: Recipient) -> list[Reply | None]:
+    """The verdicts, asked for as the receiver does: all before one is awaited."""
+    verdicts = [gateway.validate(recipient) for recipient in asked]
+    return [
+        verdict if verdict is None or isinstance(verdict, Reply) else await verdict for verdict in verdicts
+    ]
+
+
+class TestValidate:
+    async def test_all_recipients_waiting_are_asked_about_at_once(self, make: Any) -> None:
+        """One query for many; each gets its own reply, the step's own words."""
+        asked: list[list[str]] = []
+
+        async def known(batch: Batch[Recipient]) -> None:
+            asked.append([recipient.address for recipient in batch])
+            for position, recipient in enumerate(batch):
+                if recipient.address.startswith("no"):
+                    batch.fail(position, Rejected(NO))
+
+        gateway = await make(validate="known", steps={"known": known})
+        three = recipients(gateway, "a@x", "nobody@x", "b@x")
+        verdicts = [asyncio.ensure_future(gateway.validate(one)) for one in three]
+
+        assert await asyncio.gather(*verdicts) == [None, NO, None]
+        assert sorted(address for batch in asked for address in batch) == ["a@x", "b@x", "nobody@x"]
+        assert len(asked) < 3
+
+    async def test_an_envelope_step_judges_one(self, make: Any) -> None:
+        """A function of ten lines is enough."""
+
+        @processor("judge", inline=True)
+        def judge(recipient: Recipient) -> None:
+            if recipient.address == "nobody@x":
+                raise Deferred(LATER)
+
+        gateway = await make(validate="judge", steps={"judge": judge})
+
+        assert await judged(gateway, *recipients(gateway, "a@x", "nobody@x")) == [None, LATER]
+
+    @pytest.mark.parametrize("error", [ConnectionError("secret"), KeyError("secret"), None])
+    async def test_trouble_is_451_within_validate_timeout(self, error: Exception | None, make: Any) -> None:
+        """A table that is down never makes a user unknown."""
+
+        async def known(batch: Batch[Recipient]) -> None:
+            if error is None:
+                await asyncio.sleep(1000)
+            else:
+                raise error
+
+        gateway = await make(validate="known", steps={"known": known}, validate_timeout=5.0)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        (verdict,) = await judged(gateway, *recipients(gateway, "a@x"))
+
+        assert verdict is not None
+        assert verdict.code == 451
+        assert "secret" not in str(verdict)
+        assert loop.time() - began <= 5.1
+
+    async def test_positive_answers_are_remembered_for_a_while(self, make: Any) -> None:
+        """Refusals never are: who was added is known at once."""
+        asked: list[str] = []
+
+        @processor("judge", inline=True)
+        def judge(recipient: Recipient) -> None:
+            asked.append(recipient.address)
+            if recipient.address == "nobody@x":
+                raise Rejected(NO)
+
+        gateway = await make(validate="judge", steps={"judge": judge}, cache=60.0)
+        both = recipients(gateway, "a@x", "nobody@x")
+        for _ in range(2):
+            assert await judged(gateway, *both) == [None, NO]
+        assert asked == ["a@x", "nobody@x", "nobody@x"]
+        await asyncio.sleep(61)
+        await judged(gateway, both[0])
+
+        assert asked[3:] == ["a@x"]
+
+
+class TestPerRecipient:
+    async def test_smtp_has_one_reply_so_one_recipient(self, make: Any) -> None:
+        """Where the storage decides per recipient; the next RCPT is told 452 4.5.3. LMTP has a reply for each."""
+
+        class PerRecipient(Store):
+            per_recipient = True
+            durability, largest, idempotent, serial, holds_body, lasting = (
+                "none",
+                None,
+                False,
+                False,
+                True,
+                True,
+            )
+
+        Step = processor("each", kind="batch", storage=True)(PerRecipient)
+        gateway = await make("each", {"each": Step})
+
+        assert await judged(gateway, *recipients(gateway, "a@x", "b@x")) == [None, TOO_MANY_RECIPIENTS]
+        assert await judged(gateway, *recipients(gateway, "a@x", "b@x", lmtp=True)) == [None, None]
+
+    async def test_a_refused_recipient_leaves_the_place_free(self, make: Any) -> None:
+        """The one recipient is one that was taken."""
+
+        class PerRecipient(Store):
+            per_recipient = True
+            durability, largest, idempotent, serial, holds_body, lasting = (
+                "none",
+                None,
+                False,
+                False,
+                True,
+                True,
+            )
+
+        @processor("judge", inline=True)
+        def judge(recipient: Recipient) -> None:
+            if recipient.address == "nobody@x":
+                raise Rejected(NO)
+
+        Step = processor("each", kind="batch", storage=True)(PerRecipient)
+        gateway = await make("each", {"each": Step, "judge": judge}, validate="judge")
+        bad, good = recipients(gateway, "nobody@x", "a@x")
+
+        assert await judged(gateway, bad) == [NO]
+        assert await judged(gateway, good) == [None]
 
 
 class TestClose:

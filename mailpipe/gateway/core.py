@@ -21,44 +21,32 @@ import contextlib
 import logging
 import os
 import time
+import weakref
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 import attrs
-import tenacity
 
-from dispatcher import (
-    Batch,
-    BlockNewItems,
-    BufferFull,
-    Channel,
-    ChannelOptions,
-    ChannelStatistics,
-    DropReason,
-    Outcome,
-    Receipt,
-    RetryPolicy,
-    Status,
-)
-from dispatcher.limits import Rate
+from dispatcher import BufferFull, Channel, ChannelStatistics, Outcome, Receipt, Status
 from mailpipe import reply
 from mailpipe.bodies import BodyWriter, FileBody, HeldBody, Spool
 from mailpipe.config import GatewayConfig
-from mailpipe.envelope import Envelope, MemoryBody, Recipient, Session, make_queue_id
+from mailpipe.envelope import Envelope, Recipient, Session, make_queue_id
 from mailpipe.errors import Answer
+from mailpipe.gateway.disk import DiskSpace
+from mailpipe.gateway.options import channel_options
+from mailpipe.gateway.validation import Validation
 from mailpipe.reply import Reply
 from mailpipe.runner import Chain, EnvelopeTaps
 from mailpipe.steps import Result
 
-__all__ = ["DiskSpace", "Gateway", "GatewayStatistics", "channel_options"]
+__all__ = ["Gateway", "GatewayStatistics"]
 
 log = logging.getLogger("mailpipe.mail")
 
 _VERDICT_GRACE = 5.0
 """Seconds that a mail in an attempt is waited for past its save_timeout."""
 
-_DISK_LOOK_EVERY = 1.0
 _LOGGED_RECIPIENTS = 20
 
 
@@ -83,87 +71,6 @@ class GatewayStatistics:
 
     late: int
     """Answered 451 and stored all the same, so far: their clients send them again."""
-
-
-class DiskSpace:
-    """
-    Whether a folder's disk has room; looks once a second at most.
-
-    Args:
-        folder: Where mail goes.
-
-        reserve: Octets to be left free.
-    """
-
-    def __init__(self, folder: os.PathLike[str], reserve: int) -> None:
-        self._folder, self._reserve = folder, reserve
-        self._looked_at = float("-inf")
-        self._free = 0
-
-    def short(self, wanted: int, now: float) -> bool:
-        """Whether fewer than *wanted* octets are free above the reserve, as of the last second."""
-        if now - self._looked_at >= _DISK_LOOK_EVERY:
-            found = os.statvfs(self._folder)
-            self._free = found.f_bavail * found.f_frsize
-            self._looked_at = now
-        return self._free < wanted + self._reserve
-
-
-def channel_options(config: GatewayConfig, *, serial: bool) -> ChannelOptions[Envelope]:
-    """
-    The options of a gateway's Channel: natural batching, bounded, never dropping.
-
-    Args:
-        config: The knobs.
-
-        serial: One attempt at a time is best for the storage; used where the knob is not turned.
-    """
-    size_max = config.batch_size_max
-    stop: Any = (
-        tenacity.stop_never
-        if config.retry.attempts is None
-        else tenacity.stop_after_attempt(config.retry.attempts)
-    )
-    return ChannelOptions(
-        batch_items_max=config.batch_items_max,
-        batch_size_max=size_max,
-        item_size=lambda envelope: max(1, min(held_in_memory(envelope), size_max)),
-        batch_age_max=config.batch_age_max,
-        max_leases=config.max_leases or (1 if serial else 4),
-        full_behavior=BlockNewItems(
-            max_items=config.full_behavior.max_items,
-            max_size=config.full_behavior.max_size or 5 * size_max,
-        ),
-        retry=RetryPolicy(
-            wait=tenacity.wait_random_exponential(multiplier=config.retry.first, max=config.retry.longest),
-            stop=stop,
-        ),
-        qps_limit=None if config.qps_limit is None else Rate(config.qps_limit, max(1.0, config.qps_limit)),
-        send_timeout=config.send_timeout or 0.8 * config.save_timeout,
-        item_age_max=config.save_timeout,
-        on_error=_log_attempt,
-        on_drop=_told_by_receipts,
-    )
-
-
-def held_in_memory(envelope: Envelope) -> int:
-    """Octets that the envelope's bodies hold in memory; those in files count nothing."""
-    body = envelope.body
-    held = len(body) if isinstance(body, HeldBody | MemoryBody) else 0
-    if envelope.copies:
-        held += sum(len(copy) for copy in envelope.copies.values() if isinstance(copy, HeldBody | MemoryBody))
-    return held
-
-
-def _log_attempt(batch: Batch[Envelope], error: Exception) -> None:
-    if batch.errors and all(isinstance(marked, Answer) for marked in batch.errors.values()):
-        return  # a step's answers are no trouble; each mail's own line tells them
-    fields = {"attempt": batch.attempt, "mails": len(batch), "error": repr(error)}
-    log.warning("an attempt to store failed", extra={"fields": fields})
-
-
-def _told_by_receipts(batch: Batch[Envelope], reason: DropReason) -> None:
-    """Every mail has a receipt, and somebody who logs its end."""
 
 
 class _Sink:
@@ -224,6 +131,8 @@ class Gateway:
 
         disk: The data folder's disk.
 
+        validate: Asked about recipients; opened and closed by the gateway.
+
         max_size: Tells the octets of the largest mail that any server takes.
     """
 
@@ -235,6 +144,7 @@ class Gateway:
         *,
         spool: Spool,
         disk: DiskSpace,
+        validate: Chain | None = None,
         max_size: Callable[[], int] = lambda: 0,
     ) -> None:
         self.name = name
@@ -243,6 +153,12 @@ class Gateway:
         self._spool, self._disk, self._max_size = spool, disk, max_size
         options = channel_options(config, serial=chain.plan.serial)
         self._channel: Channel[Envelope, Result | None] = Channel(chain.deliver, options, name=name)
+        self._validation = None if validate is None else Validation(validate, config, name)
+        # A storage that decides per recipient, and SMTP with its one reply: one recipient a mail.
+        self._one_recipient = any(
+            getattr(step.target, "per_recipient", False) for step in chain.plan.storages
+        )
+        self._taken: weakref.WeakSet[Envelope] = weakref.WeakSet()
         self._closing = asyncio.Event()
         self._quiet = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -272,7 +188,7 @@ class Gateway:
     async def _run(self, opened: asyncio.Future[None]) -> None:
         # A task of its own: whoever closes the gateway need not be the task that opened it.
         try:
-            async with self._chain, self._channel:
+            async with self._chain, self._validation or contextlib.nullcontext(), self._channel:
                 opened.set_result(None)
                 await self._closing.wait()
         except Exception as error:
@@ -337,9 +253,22 @@ class Gateway:
             return reply.STORE_FULL
         return None
 
-    def validate(self, recipient: Recipient) -> Reply | None:
-        """At RCPT, after the receiver's own checks."""
-        return None
+    def validate(self, recipient: Recipient) -> Reply | Awaitable[Reply | None] | None:
+        """At RCPT, after the receiver's own checks: at once where nobody has to be asked."""
+        if self._one_recipient and not recipient.session.lmtp:
+            if recipient.envelope in self._taken:
+                # One reply cannot say that one recipient was taken and the other was not.
+                return reply.TOO_MANY_RECIPIENTS
+            self._taken.add(recipient.envelope)
+        if self._validation is None or self._validation.knows(recipient):
+            return None
+        return self._ask(self._validation, recipient)
+
+    async def _ask(self, validation: Validation, recipient: Recipient) -> Reply | None:
+        refusal = await validation.ask(recipient)
+        if refusal is not None:
+            self._taken.discard(recipient.envelope)
+        return refusal
 
     def open(self, envelope: Envelope) -> _Sink:
         """At DATA: where this envelope's octets go."""

@@ -1,0 +1,17 @@
+"""
+The path of a mail: the one place that wires receiver → chain → Channel → storages.
+"""
+
+from mailpipe.gateway.core import Gateway, GatewayStatistics
+from mailpipe.gateway.disk import DiskSpace
+from mailpipe.gateway.options import channel_options, validate_options
+from mailpipe.gateway.validation import Validation
+
+__all__ = [
+    "DiskSpace",
+    "Gateway",
+    "GatewayStatistics",
+    "Validation",
+    "channel_options",
+    "validate_options",
+]
