@@ -18,7 +18,6 @@ import anyio.to_thread
 import attrs
 
 from dispatcher import Batch
-from mailpipe.bodies import FileBody
 from mailpipe.envelope import Envelope, MemoryBody
 from mailpipe.errors import Deferred
 from mailpipe.reply import STORE_FULL
@@ -120,10 +119,11 @@ class MemoryStorage:
 
 async def _stored(envelope: Envelope) -> StoredMail:
     body = envelope.body
-    if isinstance(body, FileBody):
+    if len(body) > MIB:
         data = await anyio.to_thread.run_sync(lambda: b"".join(body.chunks(MIB)))
     else:
-        data = body.read()
+        # One chunk of a body in memory is its own octets, not a copy.
+        data = b"".join(body.chunks(MIB))
     return StoredMail(
         queue_id=envelope.queue_id,
         received_at=envelope.received_at,

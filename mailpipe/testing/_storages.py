@@ -55,7 +55,7 @@ class _Opened:
 Make = Callable[[], Any]
 
 
-async def check_storage(make: Make, *, place: Place, large: int = 3_000_000) -> None:
+async def check_storage(make: Make, *, place: Place, large: int = 3_000_000, chain: str = "storage") -> None:
     """
     Check that a storage keeps the contract of `Storage`, and of `Archive` if it has ``get``.
 
@@ -68,12 +68,15 @@ async def check_storage(make: Make, *, place: Place, large: int = 3_000_000) -> 
 
         large: Octets of the largest body tried.
 
+        chain: The chain it stands in, where it is called ``storage``; for one that reads what
+            another step writes.
+
     Raises:
         AssertionError: With the promise that is broken.
     """
     await _check_promises(make, place)
-    async with _chain(make, place) as chain:
-        opened = _Opened(chain)
+    async with _chain(make, place, chain) as running:
+        opened = _Opened(running)
         await _check_heartbeat(opened)
         if not callable(getattr(opened.storage, "get", None)):
             return
@@ -88,11 +91,11 @@ async def check_storage(make: Make, *, place: Place, large: int = 3_000_000) -> 
             await check(opened)
         if opened.storage.largest is None or opened.storage.largest >= large:
             await _check_large(opened, large)
-    await _check_reopened(make, place)
+    await _check_reopened(make, place, chain)
 
 
-def _chain(make: Make, place: Place) -> Chain:
-    chain = Chain("storage", steps={"storage": make()}, place=place)
+def _chain(make: Make, place: Place, text: str) -> Chain:
+    chain = Chain(text, steps={"storage": make()}, place=place)
     _holds(bool(chain.plan.storages), "it is a storage: registered by @processor(..., storage=True)")
     return chain
 
@@ -257,12 +260,12 @@ async def _check_large(opened: _Opened, size: int) -> None:
     await opened.storage.delete([mail.queue_id for mail in mails])
 
 
-async def _check_reopened(make: Make, place: Place) -> None:
+async def _check_reopened(make: Make, place: Place, text: str) -> None:
     first, second = envelope(), envelope()
-    async with _chain(make, place) as chain:
+    async with _chain(make, place, text) as chain:
         await _Opened(chain).keep(first)
         lasts = chain.storages[0].promise("durability") != "none"
-    async with _chain(make, place) as chain:
+    async with _chain(make, place, text) as chain:
         opened = _Opened(chain)
         if lasts:
             _holds(

@@ -17,6 +17,7 @@ from mailpipe.storages.maildir import MaildirOptions, MaildirStorage
 from mailpipe.storages.memory import MemoryStorage
 from mailpipe.storages.redis import RedisOptions, RedisStorage
 from mailpipe.storages.sql import SqlOptions, SqlStorage
+from mailpipe.testing import check_storage
 
 MakeEnvelope = Callable[..., Envelope]
 Keep = Callable[..., Awaitable[Any]]
@@ -74,6 +75,15 @@ async def received(storage: Any, envelope: Envelope) -> bytes:
     octets = b"".join(mail.body.chunks())
     assert len(octets) == len(mail.body) == mail.size
     return octets
+
+
+async def test_the_contract(storage: Any, tmp_path: Path) -> None:
+    """What users may check their own storages by, ours pass."""
+    await check_storage(
+        lambda: type(storage)(storage.options),
+        place=Place(data=tmp_path, hostname="mx.example.org"),
+        chain="mimeanalyzer | storage" if isinstance(storage, ChunksStorage) else "storage",
+    )
 
 
 class TestKeeping:
