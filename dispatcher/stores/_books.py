@@ -30,7 +30,7 @@ CHUNK = 5_000
 """Rows held in memory at once by steps that may concern a whole queue."""
 
 ON_SHELF = tuple(
-    f"queue = ? AND shelf = {code}" + (" AND shelf > 0" if code else "") for code in range(len(SHELVES))
+    f"queue = ? AND shelf = {code}" + (" AND shelf <> 0" if code else "") for code in range(len(SHELVES))
 )
 """Worded so that SQLite sees which partial index covers it."""
 

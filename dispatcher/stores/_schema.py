@@ -49,7 +49,7 @@ CREATE TABLE entries (
     lease INTEGER, due REAL, key TEXT, put_at REAL NOT NULL, expires_at REAL, error TEXT, failed_at REAL
 ) STRICT;
 CREATE INDEX ready ON entries (queue, priority, place) WHERE shelf = 0;
-CREATE INDEX aside ON entries (queue, shelf, place) WHERE shelf > 0;
+CREATE INDEX aside ON entries (queue, shelf, place) WHERE shelf <> 0;
 CREATE INDEX due ON entries (queue, due) WHERE due IS NOT NULL;
 CREATE INDEX expiry ON entries (queue, expires_at) WHERE expires_at IS NOT NULL AND shelf < 2;
 CREATE INDEX keys ON entries (queue, key) WHERE key IS NOT NULL;

@@ -352,6 +352,7 @@ class Tables(Books):
     def redrive(self, now: float, queue: str, ids: Sequence[str] | None, shelf: int) -> int:
         """See `dispatcher.stores.base.Store.redrive`."""
         source = self.queue(queue)
+        self.tend(source, now)
         back = (
             f"UPDATE entries SET shelf = {READY}, attempts = 0, put_at = ?, error = NULL, failed_at = NULL,"
             " place = place + ?"
