@@ -1,5 +1,5 @@
 """
-For users' tests: a clock that jumps, and SendFns that record or follow a script.
+For users' tests: a clock that jumps, SendFns that record or follow a script, the contract of stores.
 
 With a jumping clock a test of hours takes milliseconds, and always the same course::
 
@@ -20,8 +20,18 @@ from typing_extensions import TypeVar
 
 from dispatcher.buffer.batch import Batch
 from dispatcher.errors import OptionError, RetryAfter
+from dispatcher.stores._contract import MakeStore, check_store
 
-__all__ = ["JumpingLoop", "RecordingSender", "ScriptedSink", "Sent", "jumping_asyncio", "jumping_trio"]
+__all__ = [
+    "JumpingLoop",
+    "MakeStore",
+    "RecordingSender",
+    "ScriptedSink",
+    "Sent",
+    "check_store",
+    "jumping_asyncio",
+    "jumping_trio",
+]
 
 T = TypeVar("T")
 

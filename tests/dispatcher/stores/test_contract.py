@@ -10,6 +10,7 @@ from dispatcher.stores._contract import CHECKS, MakeStore, Rig, check_crashes
 from dispatcher.stores.base import Store
 from dispatcher.stores.memory import MemoryStore
 from dispatcher.stores.sqlite import SQLiteStore
+from dispatcher.testing import check_store
 
 pytestmark = pytest.mark.anyio
 
@@ -58,3 +59,22 @@ async def test_survives_a_crash_between_any_two_steps(
                 shutil.copy(tmp_path / (source + end), tmp_path / (target + end))
 
     await check_crashes(Rig(engine(tmp_path), "store"), snapshot)
+
+
+class _Forgetful(MemoryStore):
+    """Breaks one promise: an ack is confirmed, and nothing is done."""
+
+    async def settle(self, *args: object, **kwargs: object) -> list[str]:
+        """Forget it."""
+        return []
+
+
+class TestCheckStore:
+    async def test_accepts_a_store_that_keeps_it(self, tmp_path: Path) -> None:
+        """One call runs all of it."""
+        await check_store(_memory(tmp_path))
+
+    async def test_names_the_promise_that_is_broken(self) -> None:
+        """Whoever writes an engine reads what is wrong with it."""
+        with pytest.raises(AssertionError, match="keeps|late|delivery|dead|nack|ack"):
+            await check_store(lambda name, clock: _Forgetful(clock=clock))
