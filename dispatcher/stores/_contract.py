@@ -3,8 +3,8 @@ The contract of `dispatcher.stores.base.Store`, as a suite that any engine can r
 """
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 import anyio
@@ -943,6 +943,18 @@ async def check_store(make_store: MakeStore, *, snapshot: Callable[[str, str], N
     able = make_store("capabilities", lambda: 0.0).capabilities
     for check, needs in CHECKS:
         if all(getattr(able, need) for need in needs):
-            await check(Rig(make_store, check.__name__))
+            with _promise(check):
+                await check(Rig(make_store, check.__name__))
     if snapshot is not None:
-        await check_crashes(Rig(make_store, "check_crashes"), snapshot)
+        with _promise(check_crashes):
+            await check_crashes(Rig(make_store, "check_crashes"), snapshot)
+
+
+@contextmanager
+def _promise(check: Callable[..., object]) -> Iterator[None]:
+    """Whatever goes wrong breaks what the check's docstring promises."""
+    try:
+        yield
+    except Exception as error:
+        msg = f"{check.__name__}: {inspect.getdoc(check)} {error!r}"
+        raise AssertionError(msg) from error
