@@ -173,8 +173,12 @@ class Plan:
 
     @property
     def archive(self) -> Step | None:
-        """The last storage that can read mails back (`Archive`), or None."""
-        readable = [step for step in self.storages if callable(getattr(step.target, "get", None))]
+        """The last storage that can read mails back (`Archive`), their octets included, or None."""
+        readable = [
+            step
+            for step in self.storages
+            if callable(getattr(step.target, "get", None)) and step.promise("holds_body")
+        ]
         return readable[-1] if readable else None
 
     @property

@@ -23,7 +23,9 @@ from mailpipe.reply import Reply
 __all__ = [
     "Archive",
     "Durability",
+    "Job",
     "Kind",
+    "Outbox",
     "Place",
     "Result",
     "Spec",
@@ -188,6 +190,65 @@ class Archive(Protocol):
 
     async def expire(self, before: float) -> int:
         """Delete what was received earlier than *before* (seconds since the epoch); returns how many."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Job:
+    """Something to be done with a mail after its 250."""
+
+    name: str
+    """Which, for a storage may have jobs of several kinds."""
+
+    queue_id: str
+    attempts: int = 0
+    """So many failed."""
+
+    due_at: float = 0.0
+    """Seconds since the epoch."""
+
+    error: str = ""
+    """Of the last attempt."""
+
+
+class Outbox(Protocol):
+    """
+    The jobs that a storage keeps beside its mails; optional beside `Archive`.
+
+    A storage with one has ``outbox`` and ``jobs``: for each mail it keeps, it writes a job of every
+    name in ``jobs`` in the mail's own transaction. A job is done at least once: it is there until
+    `settle` took it away. Deleting the mail deletes its jobs.
+    """
+
+    async def due(self, name: str, now: float, *, limit: int = 100) -> Sequence[Job]:
+        """Jobs of that name due at *now* and not dead, the oldest mail first."""
+        ...
+
+    async def next_due(self, name: str) -> float | None:
+        """When the next job of that name is due; None if there is none."""
+        ...
+
+    async def settle(
+        self, *, done: Sequence[Job] = (), again: Sequence[Job] = (), dead: Sequence[Job] = ()
+    ) -> None:
+        """
+        Note the fates of jobs, in one transaction.
+
+        Args:
+            done: Taken away.
+
+            again: Kept with the ``attempts``, ``due_at`` and ``error`` they carry now.
+
+            dead: Kept for people to look at, never due again until `revive`.
+        """
+        ...
+
+    async def dead(self, name: str) -> Sequence[Job]:
+        """Jobs of that name that were given up, the oldest mail first."""
+        ...
+
+    async def revive(self, jobs: Sequence[Job], now: float) -> int:
+        """Make dead jobs due at *now*, their attempts forgotten; returns how many there were."""
         ...
 
 

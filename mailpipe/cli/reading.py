@@ -67,11 +67,14 @@ class Reading:
                 yield mail
 
     def get(self, queue_id: str) -> StoredMail | None:
-        """One mail with its body, out of the first archive that has it."""
+        """One mail, with its body if any archive has that."""
+        found: StoredMail | None = None
         for archive in self._archives:
-            if (mail := self._run(archive.get(queue_id))) is not None:
+            mail = self._run(archive.get(queue_id))
+            if mail is not None and mail.body is not None:
                 return mail
-        return None
+            found = found or mail
+        return found
 
     def delete(self, queue_id: str) -> bool:
         """Delete one mail from every archive; whether there was one."""

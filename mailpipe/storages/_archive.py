@@ -62,6 +62,10 @@ class SqlArchive:
             deleted += await anyio.to_thread.run_sync(self._delete, some)
         return deleted
 
+    def _has_body(self, row: sa.Row[Any]) -> bool:
+        """Whether the octets were kept at all."""
+        return True
+
     def _body(self, row: sa.Row[Any]) -> Body | None:
         """The stored octets that *row* tells of, their encoding not yet undone; None if they are gone."""
         raise NotImplementedError
@@ -74,7 +78,11 @@ class SqlArchive:
         mails = self.tables.mails
         with self.database.engine.connect() as connection:
             row = connection.execute(sa.select(mails).where(mails.c.queue_id == queue_id)).one_or_none()
-        if row is None or (body := self._body(row)) is None:
+        if row is None:
+            return None
+        if not self._has_body(row):
+            return _stored(row)
+        if (body := self._body(row)) is None:
             return None
         return attrs.evolve(_stored(row), body=DecodedBody(body, row.size))
 
@@ -108,6 +116,9 @@ class RowArchive(SqlArchive):
                 found.update(connection.execute(query).scalars())
         return found
 
+    def _has_body(self, row: sa.Row[Any]) -> bool:
+        return bool(row.pieces) or row.body is not None or row.body_file is not None
+
     def _body(self, row: sa.Row[Any]) -> Body | None:
         if row.pieces:
             return _PieceBody(
@@ -131,6 +142,8 @@ class RowArchive(SqlArchive):
         there = mails.c.queue_id.in_(queue_ids)
         with self.database.writing() as connection:
             files = connection.execute(sa.select(mails.c.body_file).where(there)).scalars().all()
+            outbox = self.tables.outbox
+            connection.execute(sa.delete(outbox).where(outbox.c.queue_id.in_(queue_ids)))
             connection.execute(sa.delete(pieces).where(pieces.c.queue_id.in_(queue_ids)))
             deleted = connection.execute(sa.delete(mails).where(there)).rowcount
         if self.shelf is not None:

@@ -15,6 +15,7 @@ __all__ = [
     "CHUNK_COLUMNS",
     "COLUMNS",
     "MAIL_COLUMNS",
+    "OUTBOX_COLUMNS",
     "PIECE_COLUMNS",
     "VERSION",
     "ChunkTables",
@@ -43,6 +44,7 @@ ENVELOPE_COLUMNS: Final = (
     "prelude",
 )
 COLUMNS: Final = (*ENVELOPE_COLUMNS, "encoding", "body_file", "pieces", "body")
+OUTBOX_COLUMNS: Final = ("job", "queue_id", "attempts", "due_at", "error", "dead")
 PIECE_COLUMNS: Final = ("queue_id", "seq", "data")
 MAIL_COLUMNS: Final = (*ENVELOPE_COLUMNS, "token", "chunk_keys")
 CHUNK_COLUMNS: Final = ("hash", "refs", "size", "encoding", "data")
@@ -109,6 +111,17 @@ class StoreTables:
             self.metadata,
             sa.Column("name", sa.String(100), primary_key=True),
             sa.Column("value", sa.String(200), nullable=False),
+            **_TABLE_OPTIONS,
+        )
+        self.outbox = sa.Table(
+            f"{name}_outbox",
+            self.metadata,
+            sa.Column("job", sa.String(64), primary_key=True),
+            sa.Column("queue_id", _ID, primary_key=True),
+            sa.Column("attempts", sa.Integer(), nullable=False),
+            sa.Column("due_at", sa.Double(), nullable=False),
+            sa.Column("error", _TEXT, nullable=False),
+            sa.Column("dead", sa.SmallInteger(), nullable=False),
             **_TABLE_OPTIONS,
         )
         self.mails = sa.Table(name, self.metadata, *_envelope_columns(), *columns, **_TABLE_OPTIONS)

@@ -12,7 +12,9 @@ from mailpipe.steps import Durability, Place
 from mailpipe.storages._archive import SqlArchive
 from mailpipe.storages._database import Database, DatabaseOptions
 from mailpipe.storages._expiry import Expiry
-from mailpipe.storages._schema import StoreTables
+from mailpipe.storages._outbox import SqlOutbox
+from mailpipe.storages._rows import ROWS_MAX
+from mailpipe.storages._schema import OUTBOX_COLUMNS, Inserts, StoreTables
 from mailpipe.storages._shelf import Shelf
 from mailpipe.storages._thread import OwnThread
 from mailpipe.storages._turn import Turn
@@ -51,7 +53,6 @@ class SqlStore(SqlArchive):
 
     idempotent = True
     serial = True
-    holds_body = True
     largest: int | None = None
     kind = "sql"
     """For the names of threads."""
@@ -68,6 +69,8 @@ class SqlStore(SqlArchive):
         self._thread: OwnThread | None = None
         self._connection: Any = None
         self._expiry: Expiry | None = None
+        self.jobs: Sequence[str] = ()
+        """Names of the jobs that each mail brings along, in its own transaction; see `Outbox`."""
         self._turn: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
 
     @property
@@ -79,6 +82,11 @@ class SqlStore(SqlArchive):
     def lasting(self) -> bool:
         """False if it expires."""
         return self.options.expire is None
+
+    @property
+    def holds_body(self) -> bool:
+        """It keeps the octets, not only facts about them."""
+        return True
 
     async def setup(self, place: Place) -> None:
         """
@@ -131,6 +139,23 @@ class SqlStore(SqlArchive):
     def known_files(self, names: Collection[str]) -> Collection[str]:
         """Of these files, those that a row refers to."""
         raise NotImplementedError
+
+    @property
+    def outbox(self) -> SqlOutbox:
+        """The jobs beside the mails (`mailpipe.steps.Outbox`)."""
+        return SqlOutbox(self.database, self.tables.outbox)
+
+    def _insert_jobs(self, cursor: Any, envelopes: Sequence[Envelope]) -> None:  # noqa: ANN401 - a driver's cursor
+        """Write a job of each name for each mail, in the transaction of *cursor*."""
+        inserts = Inserts(self.tables.outbox, OUTBOX_COLUMNS, ("job", "queue_id"), self.database.dialect)
+        rows = [
+            (job, envelope.queue_id, 0, envelope.received_at, "", 0)
+            for job in self.jobs
+            for envelope in envelopes
+        ]
+        for start in range(0, len(rows), ROWS_MAX):
+            some = rows[start : start + ROWS_MAX]
+            cursor.execute(inserts.of(len(some)), [value for row in some for value in row])
 
     def _insert(self, envelopes: Sequence[Envelope]) -> None:
         """Keep *envelopes* in one transaction on ``self._connection``."""

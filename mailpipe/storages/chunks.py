@@ -199,9 +199,11 @@ class ChunksStorage(SqlStore):
             cursor.execute(self.database.begin)
             for values in statements_of(rows):
                 cursor.execute(self._mails.of(len(values) // len(MAIL_COLUMNS)), values)
-            for queue_id in self._inserted(cursor, list(keys), token):
+            inserted = set(self._inserted(cursor, list(keys), token))
+            for queue_id in inserted:
                 for key in keys[queue_id]:
                     known[key].count += 1
+            self._insert_jobs(cursor, [envelope for envelope in envelopes if envelope.queue_id in inserted])
             self._count_up(cursor, known)
             cursor.execute("COMMIT")
         finally:
@@ -287,6 +289,8 @@ class ChunksStorage(SqlStore):
             found = connection.execute(query.order_by(mails.c.queue_id).with_for_update()).all()
             if not found:
                 return 0
+            outbox = self.tables.outbox
+            connection.execute(sa.delete(outbox).where(outbox.c.queue_id.in_(queue_ids)))
             connection.execute(sa.delete(mails).where(mails.c.queue_id.in_([row.queue_id for row in found])))
             counts: Counter[bytes] = Counter()
             for row in found:

@@ -24,7 +24,7 @@ import attrs
 from mailpipe.envelope import Body, Envelope
 from mailpipe.steps import processor
 from mailpipe.storages._archive import RowArchive
-from mailpipe.storages._rows import envelope_values, statements_of, stored_body
+from mailpipe.storages._rows import ROWS_MAX, envelope_values, statements_of, stored_body
 from mailpipe.storages._schema import COLUMNS, PIECE_COLUMNS, Inserts, Tables
 from mailpipe.storages._store import SqlStore
 from mailpipe.storages._validators import one_of, positive, positive_or_none, table_name
@@ -50,7 +50,8 @@ class SqlOptions:
 
         body:
             What is stored: ``""`` is the compressor's copy if there is one, else what was
-            received; ``"received"``, or the name of a copy.
+            received; ``"received"``, or the name of a copy. ``"none"`` keeps the row only, for a
+            chain whose other storage keeps the octets.
 
         durability:
             ``"disk"``: a commit is on stable storage, verified when opened. ``"os"``: it is in the
@@ -94,11 +95,19 @@ class SqlStorage(RowArchive, SqlStore):
         self.keeps_files = dialect.name == "sqlite"
         self._inline_max = _INLINE_MAX.get(dialect.name, _PIECE)
 
+    @property
+    def holds_body(self) -> bool:
+        """False with ``body = "none"``."""
+        return self.options.body != "none"
+
     def _insert(self, envelopes: Sequence[Envelope]) -> None:
         rows: list[tuple[Any, ...]] = []
         files: list[tuple[str, Body]] = []
         large: list[tuple[str, Body]] = []
         for envelope in envelopes:
+            if not self.holds_body:
+                rows.append((*envelope_values(envelope), "", None, 0, None))
+                continue
             body = stored_body(envelope, self.options.body)
             data, file, pieces = None, None, 0
             if len(body) <= self._inline_max:
@@ -116,19 +125,33 @@ class SqlStorage(RowArchive, SqlStore):
         statements = list(statements_of(rows))
         cursor = self._connection.cursor()
         try:
-            if len(statements) == 1 and not large:
+            if len(statements) == 1 and not large and not self.jobs:
                 # Alone, a statement is its own transaction, which saves two trips.
                 cursor.execute(self._mails.of(len(rows)), statements[0])
                 return
             cursor.execute(self.database.begin)
+            # A mail that was there already had its jobs, which may be done by now.
+            fresh = self._fresh(cursor, envelopes) if self.jobs else ()
             for values in statements:
                 cursor.execute(self._mails.of(len(values) // len(COLUMNS)), values)
             for queue_id, body in large:
                 for seq, piece in enumerate(_pieces(body)):
                     cursor.execute(self._pieces.of(1), (queue_id, seq, piece))
+            self._insert_jobs(cursor, fresh)
             cursor.execute("COMMIT")
         finally:
             cursor.close()
+
+    def _fresh(self, cursor: Any, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:  # noqa: ANN401 - a driver's cursor
+        """Of these mails, those that are not there yet."""
+        there: set[str] = set()
+        mark = "?" if self.database.dialect.paramstyle == "qmark" else "%s"
+        for start in range(0, len(envelopes), ROWS_MAX):
+            some = [envelope.queue_id for envelope in envelopes[start : start + ROWS_MAX]]
+            marks = ", ".join([mark] * len(some))
+            cursor.execute(f"SELECT queue_id FROM {self.tables.name} WHERE queue_id IN ({marks})", some)
+            there.update(queue_id for (queue_id,) in cursor.fetchall())
+        return [envelope for envelope in envelopes if envelope.queue_id not in there]
 
 
 def _pieces(body: Body) -> Iterator[bytes]:

@@ -523,3 +523,19 @@ def break_connection(
     broken = FailingConnection(inner, text, error, after=after)
     storage._connection = broken  # noqa: SLF001
     return broken
+
+
+class TestRowsOnly:
+    async def test_keeps_the_row_and_no_octets(self, tmp_path: Path, make_envelope: MakeEnvelope) -> None:
+        """``body = "none"``: for a chain whose other storage keeps the octets."""
+        storage = SqlStorage(SqlOptions(body="none"))
+        await storage.setup(Place(data=tmp_path))
+        envelope = make_envelope(b"Subject: x\r\n\r\n" + b"y" * (2 * MIB))
+        await store(storage, envelope)
+
+        mail = await storage.get(envelope.queue_id)
+        assert mail is not None
+        assert (mail.subject, mail.size, mail.body) == ("x", len(envelope.body), None)
+        assert not storage.holds_body
+        assert body_files(tmp_path) == []
+        await storage.teardown()
