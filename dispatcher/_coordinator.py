@@ -178,6 +178,8 @@ class Coordinator(Generic[T]):
         if self._coalesce_by is not None:
             key = self._coalesce_by(item)
             hash(key)
+            # Their comparison is the user's code, too: what it raises has to come out here.
+            self.buffer.replaceable(key)
             ticket.key = key
             ticket.superseded = False
         return None
@@ -187,15 +189,19 @@ class Coordinator(Generic[T]):
         if not self._blocking:
             return True
         if not self.per_item:
+            # Whoever was handed room, and has not run yet, came earlier.
             buffer = self.buffer
-            live = buffer.unleased_items + buffer.leased_items + buffer.marked_items + self._handed
-            return not self._queue and live < self._bounds_items
-        items, size = self._needs(ticket)
-        if self._queue and (items > 0 or size > 0):
-            return False
-        if self._fits(items, size):
+            live = buffer.unleased_items + buffer.leased_items + buffer.marked_items
+            return not self._queue and not self._handed and live < self._bounds_items
+        if self._fits_weighed(ticket):
             return True
-        self._expire(now)
+        # What an expired item of the same key leaves is not what replacing it would have taken.
+        return self._expire(now) and self._fits_weighed(ticket)
+
+    def _fits_weighed(self, ticket: Ticket | None) -> bool:
+        items, size = self._needs(ticket)
+        if (self._queue or self._handed) and (items > 0 or size > 0):
+            return False
         return self._fits(items, size)
 
     def _needs(self, ticket: Ticket | None) -> tuple[int, int]:
@@ -232,10 +238,10 @@ class Coordinator(Generic[T]):
         buffer = self.buffer
         if self._granted:
             self._revoke()
-        if not self._blocking and not self._unbounded:
-            while not self._fits(*self._needs(ticket)):
-                if not buffer.drop_oldest():
-                    break
+        if not self._blocking and not self._unbounded and not self._fits(*self._needs(ticket)):
+            self._expire(now)
+            while not self._fits(*self._needs(ticket)) and buffer.drop_oldest():
+                pass
         self._accepted += 1
         batches = buffer.batches
         size = ticket.size if ticket is not None and self._item_size is not None else 0
@@ -243,7 +249,9 @@ class Coordinator(Generic[T]):
         if buffer.batches != batches:
             self._cut_since_yield = True
             self._wanted = False
-        if buffer.open is not None:
+        if self._queue:  # room handed over may not have been needed: the item took an older one's place
+            self.hand_room()
+        elif buffer.open is not None:
             self._grant()
 
     def _revoke(self) -> None:
@@ -257,12 +265,12 @@ class Coordinator(Generic[T]):
         if self._granted:
             self._revoke()
         lot = self.buffer.open
-        if lot is None or self.per_item or self._queue or self.closed:
+        if lot is None or self.per_item or self._queue or self._handed or self.closed:
             return
         room = self._batch_room - 1 - len(lot.items)
         if not self._unbounded:
             buffer = self.buffer
-            live = buffer.unleased_items + buffer.leased_items + self._handed
+            live = buffer.unleased_items + buffer.leased_items
             if self._blocking:
                 live += buffer.marked_items
             free = self._bounds_items - live
@@ -321,14 +329,15 @@ class Coordinator(Generic[T]):
             blocked.wake()
 
     def refuse(self) -> None:
-        """A sender that cannot wait was turned away: the open batch is due early."""
-        self._wanted = True
+        """A sender that cannot wait was turned away: the open batch, if there is one, is due early."""
+        self._wanted = self.buffer.open is not None
 
     def withdraw(self, ticket: Ticket, now: float) -> bool:
         """Take one item out at its owner's wish; False if it has its outcome or is with a SendFn."""
         self._revoke()
         gone = self.buffer.withdraw(ticket)
-        self._after_leaving(now)
+        if gone:
+            self._after_leaving(now)
         return gone
 
     # Batches out
@@ -391,11 +400,12 @@ class Coordinator(Generic[T]):
         """Time has passed."""
         self._expire(now)
 
-    def _expire(self, now: float) -> None:
-        if self.buffer.expires_at() <= now:
-            self._revoke()
-            self.buffer.expire(now)
+    def _expire(self, now: float) -> bool:
+        """Drop what is too old; whether there was anything. (No room is granted where items have an age.)"""
+        gone = self.expiring and self.buffer.expire(now)
+        if gone:
             self._after_leaving(now)
+        return gone
 
     # Leases back
 
@@ -496,14 +506,18 @@ class Coordinator(Generic[T]):
         except Exception as fault:
             self.faults.append(fault)
             return None
-        return None if delay is None else max(delay, 0.0)
+        if delay is None or 0.0 <= delay < math.inf:
+            return delay
+        # Waiting for ever, or for nan, would keep the channel from ever being drained.
+        msg = f"a retry policy answers with seconds of 0 or more, finite, or None; got {delay!r}"
+        self.faults.append(ValueError(msg))
+        return None
 
     def _hold(self, view: Batch[T], now: float) -> None:
         """Obey a RetryAfter, wherever it stands."""
-        errors = set(view.errors.values())
-        if view.error is not None:
-            errors.add(view.error)
-        asked = [seconds for error in errors if (seconds := asked_for(error)) is not None]
+        # By identity: users' errors need not be hashable.
+        errors = {id(error): error for error in (*view.errors.values(), view.error) if error is not None}
+        asked = [seconds for error in errors.values() if (seconds := asked_for(error)) is not None]
         if asked:
             self._hold_until = max(self._hold_until, now + max(asked))
 
@@ -560,10 +574,10 @@ class Coordinator(Generic[T]):
     @property
     def free(self) -> float:
         """How many items fit in now, by their number; 0 if somebody waits."""
-        if self._queue:
+        if self._queue or self._handed:
             return 0
         buffer = self.buffer
-        live = buffer.unleased_items + buffer.leased_items + buffer.marked_items + self._handed
+        live = buffer.unleased_items + buffer.leased_items + buffer.marked_items
         return max(0, self._bounds_items - live)
 
     @property

@@ -50,10 +50,14 @@ class Watch:
 class BufferedBatch(Generic[T]):
     """One batch from its first item to its last outcome; plain state, changed by the buffer alone."""
 
+    # Set by the buffer where items have an age.
+    expires_at: float
+
     __slots__ = (
         "attempts",
         "created_at",
         "dropped",
+        "expires_at",
         "first_leased_at",
         "id",
         "items",

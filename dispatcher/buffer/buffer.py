@@ -15,8 +15,6 @@ Most items have no `Ticket`: one is made only for a receipt or for an option tha
 of each item (its size, its age, its key).
 """
 
-import heapq
-import itertools
 import math
 from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Sequence
@@ -68,7 +66,6 @@ class Buffer(Generic[T]):
         "_items_max",
         "_latest",
         "_next_id",
-        "_numbers",
         "_oldest",
         "_run",
         "_size_max",
@@ -109,9 +106,9 @@ class Buffer(Generic[T]):
             Heap() if isinstance(options.full_behavior, DropOldestBatch) else None
         )
         self.leased: dict[int, BufferedBatch[T]] = {}
-        # (when its oldest item expires, a number, batch); stale entries are told when they surface.
-        self._expiries: list[tuple[float, int, BufferedBatch[T]]] = []
-        self._numbers = itertools.count()
+        # What is with no SendFn, by when its oldest item expires; early where that one left already.
+        # A batch that is leased or gone must not stay: it would wake an idle channel, and live as long.
+        self._expiries: Heap[BufferedBatch[T]] = Heap()
         self._latest: dict[Hashable, Ticket] = {}
         self._next_id = 1
 
@@ -160,7 +157,7 @@ class Buffer(Generic[T]):
         self, item: T, ticket: Ticket | None, size: int, now: float, accepted_at: float | None = None
     ) -> None:
         """Take an item; the caller has made sure that it fits, and filled in the ticket's size and key."""
-        if ticket is not None and self._coalescing and self._supersede(item, ticket, size, now):
+        if ticket is not None and self._coalescing and self._supersede(item, ticket, size, now, accepted_at):
             return
         lot = self.open
         if lot is not None and size and lot.size + size > self._size_max:
@@ -170,15 +167,14 @@ class Buffer(Generic[T]):
             lot = self.open = BufferedBatch(self._next_id, now)
             lot.next_send_at = now + self._batch_age_max
             self._next_id += 1
-            self._watch_age(lot, now)
         if ticket is not None:
             lot.pad().append(ticket)
             ticket.batch = lot
             ticket.accepted_at = now if accepted_at is None else accepted_at
         lot.items.append(item)
         lot.size += size
-        if accepted_at is not None:
-            self._watch_age(lot, now)
+        if self._item_age_max is not None and (accepted_at is not None or len(lot.items) == 1):
+            self._watch_age(lot)
         if len(lot.items) >= self._items_max or lot.size >= self._size_max:
             self.cut(now)
 
@@ -223,7 +219,7 @@ class Buffer(Generic[T]):
             return None
         return ticket
 
-    def _supersede(self, item: T, ticket: Ticket, size: int, now: float) -> bool:
+    def _supersede(self, item: T, ticket: Ticket, size: int, now: float, accepted_at: float | None) -> bool:
         """Push out what *ticket* is newer than; True if it took the very place."""
         old = self._latest.get(ticket.key)
         self._latest[ticket.key] = ticket
@@ -242,12 +238,14 @@ class Buffer(Generic[T]):
         lot.items[position] = item
         lot.tickets[position] = ticket
         ticket.batch = lot
-        ticket.accepted_at = now
+        ticket.accepted_at = now if accepted_at is None else accepted_at
+        if accepted_at is not None:
+            self._watch_age(lot)
         lot.size += grown
         self._count(lot, 0, grown)
         self.dropped[DropReason.SUPERSEDED] += 1
         old.settle(_DROPPED[DropReason.SUPERSEDED])
-        self.told.append((self._view(lot, [gone]), DropReason.SUPERSEDED))
+        self.told.append((self._view(lot, [gone], old.size if self._sized else 0), DropReason.SUPERSEDED))
         if lot.where is Where.OPEN and lot.size >= self._size_max:
             self.cut(now)
         return True
@@ -284,6 +282,8 @@ class Buffer(Generic[T]):
     def lease(self, lot: BufferedBatch[T], owner: Any, now: float) -> Batch[T]:  # noqa: ANN401 - see batch.Owner
         """Hand a waiting batch out; *owner* hears of its marks."""
         self._stop_waiting(lot)
+        if self._item_age_max is not None:
+            self._unwatch_age(lot)
         lot.where = Where.LEASED
         self.leased[lot.id] = lot
         self.leased_items += len(lot.items)
@@ -454,10 +454,11 @@ class Buffer(Generic[T]):
         del self.leased[lot.id]
         lot.dropped = False
         self._wait(lot, retry_at)
-        self._watch_age(lot, now)
+        if self._item_age_max is not None and not lot.synthetic:
+            self._watch_age(lot)
 
     def _settle_failed(self, lot: BufferedBatch[T], positions: list[int], view: Batch[T]) -> None:
-        errors, tickets = view.errors, lot.pad()
+        errors, tickets, size = view.errors, lot.pad(), self._size_of(lot, positions)
         for position in positions:
             ticket = tickets[position]
             if ticket is not None:
@@ -466,10 +467,12 @@ class Buffer(Generic[T]):
         told = Batch(lot, tuple([lot.items[position] for position in positions]), None, self._run, view)
         told._errors = {new: errors[old] for new, old in enumerate(positions)}  # noqa: SLF001
         told.error = view.error
+        told.size = size
         self.told.append((told, DropReason.FAILED))
 
     def _settle_dropped(self, lot: BufferedBatch[T], positions: list[int], reason: DropReason) -> None:
-        self.told.append((self._view(lot, [lot.items[position] for position in positions]), reason))
+        items = [lot.items[position] for position in positions]
+        self.told.append((self._view(lot, items, self._size_of(lot, positions)), reason))
         if lot.tickets:
             tickets, outcome = lot.pad(), _DROPPED[reason]
             for position in positions:
@@ -483,6 +486,8 @@ class Buffer(Generic[T]):
         self._gone(lot)
 
     def _gone(self, lot: BufferedBatch[T]) -> None:
+        if lot.where is not Where.LEASED and self._item_age_max is not None:
+            self._unwatch_age(lot)
         lot.where = Where.GONE
         if lot.watches is not None:
             for watch in lot.watches:
@@ -550,27 +555,32 @@ class Buffer(Generic[T]):
 
     def expires_at(self) -> float:
         """When the next item may become too old; ``inf`` if none can. May be early, never late."""
-        return self._expiries[0][0] if self._expiries else math.inf
+        lot = self._expiries.peek()
+        return math.inf if lot is None else lot.expires_at
 
-    def expire(self, now: float) -> None:
-        """Drop what is too old and with no SendFn."""
+    def expire(self, now: float) -> bool:
+        """Drop what is too old and with no SendFn; whether there was anything."""
         age = self._item_age_max
-        expiries = self._expiries
-        while expiries and expiries[0][0] <= now:
-            _, _, lot = heapq.heappop(expiries)
-            if age is None or lot.where not in (Where.OPEN, Where.WAITING):
-                continue
+        gone = False
+        while age is not None and (lot := self._expiries.peek()) is not None and lot.expires_at <= now:
             stale = [n for n, t in enumerate(lot.pad()) if t is not None and t.accepted_at + age <= now]
             if stale:
+                gone = True
                 self._drop(lot, stale, DropReason.EXPIRED)
             if lot.items:
-                self._watch_age(lot, now)
+                self._watch_age(lot)
+        return gone
 
-    def _watch_age(self, lot: BufferedBatch[T], now: float) -> None:
-        age = self._item_age_max
-        if age is not None:
-            oldest = min([t.accepted_at for t in lot.tickets if t is not None], default=now)
-            heapq.heappush(self._expiries, (oldest + age, next(self._numbers), lot))
+    def _watch_age(self, lot: BufferedBatch[T]) -> None:
+        """Note, anew, when the oldest item of an unleased batch becomes too old."""
+        self._unwatch_age(lot)
+        oldest = min([ticket.accepted_at for ticket in lot.tickets if ticket is not None])
+        lot.expires_at = oldest + (self._item_age_max or math.inf)
+        self._expiries.push(lot.expires_at, lot.id, lot)
+
+    def _unwatch_age(self, lot: BufferedBatch[T]) -> None:
+        if lot.id in self._expiries:
+            self._expiries.remove(lot.id)
 
     def _drop(self, lot: BufferedBatch[T], positions: Collection[int], reason: DropReason) -> None:
         """These leave undelivered a batch that is with no SendFn."""
@@ -588,7 +598,7 @@ class Buffer(Generic[T]):
         """Take settled items out of a batch and out of the counts."""
         gone = set(positions)
         tickets = lot.pad()
-        size = sum([t.size for n in gone if (t := tickets[n]) is not None]) if self._sized else 0
+        size = self._size_of(lot, gone)
         # In place: the coordinator may hold on to the open batch's list.
         lot.items[:] = [item for n, item in enumerate(lot.items) if n not in gone]
         tickets[:] = [ticket for n, ticket in enumerate(tickets) if n not in gone]
@@ -602,9 +612,17 @@ class Buffer(Generic[T]):
             del self._latest[ticket.key]
         ticket.settle(outcome)
 
-    def _view(self, lot: BufferedBatch[T], items: Sequence[T]) -> Batch[T]:
+    def _size_of(self, lot: BufferedBatch[T], positions: Iterable[int]) -> int:
+        if not self._sized:
+            return 0
+        tickets = lot.pad()
+        return sum([ticket.size for n in positions if (ticket := tickets[n]) is not None])
+
+    def _view(self, lot: BufferedBatch[T], items: Sequence[T], size: int) -> Batch[T]:
         """An ended attempt over *items*, for hooks."""
-        return Batch(lot, tuple(items), None, self._run)
+        view = Batch(lot, tuple(items), None, self._run)
+        view.size = size
+        return view
 
     def watch(self, watch: Watch) -> None:
         """Let *watch* count down with every batch that has items now, the open one left out."""
