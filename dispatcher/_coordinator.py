@@ -641,14 +641,15 @@ def _wants_results(batch: Batch[Any]) -> bool:
 
 def _checked(results: object, length: int) -> Sequence[Any]:
     """The results as a list, one per item."""
+    wrong = f"a SendFn returns a sequence of one result per item, or None; got {type(results).__name__}"
     if isinstance(results, str | bytes | bytearray | memoryview | Mapping):
-        msg = f"a SendFn returns a sequence of one result per item, or None; got {type(results).__name__}"
-        raise BadResults(msg)
-    if not (hasattr(results, "__len__") and hasattr(results, "__getitem__")):
-        msg = f"a SendFn returns a sequence of one result per item, or None; got {type(results).__name__}"
-        raise BadResults(msg)
+        raise BadResults(wrong)
     try:
+        if not (hasattr(results, "__len__") and hasattr(results, "__getitem__")):
+            raise BadResults(wrong)  # noqa: TRY301 - hasattr runs the user's code, too
         entries: list[Any] = list(results)  # type: ignore[call-overload]
+    except BadResults:
+        raise
     except Exception as error:
         msg = f"the results of a SendFn could not be read: {type(error).__name__}"
         raise BadResults(msg) from error

@@ -9,12 +9,9 @@ import asyncio
 import sys
 import types
 from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import attrs
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Backend", "Waiter", "current_backend", "wake"]
 
@@ -59,8 +56,8 @@ class Backend:
     """Let every other task that is ready run once; may be cancelled."""
 
     cancelled: type[BaseException]
-    cancellation_asked: Callable[[], bool]
-    """Whether the current task's cancellation was asked for, and did not just come out of a callee."""
+    forget_cancellation: Callable[[], None]
+    """Make good for a cancellation of the current task that was caught and will not be passed on."""
 
 
 @types.coroutine
@@ -68,16 +65,15 @@ def _pass_turn() -> Generator[None, None, None]:
     yield
 
 
-def _asyncio_asked() -> bool:
+def _uncancel() -> None:
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    while task is not None and task.cancelling():
+        task.uncancel()
 
 
 def _asyncio() -> Backend:
     loop = asyncio.get_running_loop()
-    return Backend(
-        "asyncio", loop.time, loop.create_future, _pass_turn, asyncio.CancelledError, _asyncio_asked
-    )
+    return Backend("asyncio", loop.time, loop.create_future, _pass_turn, asyncio.CancelledError, _uncancel)
 
 
 def _trio() -> Backend:
@@ -115,10 +111,10 @@ def _trio() -> Backend:
 
             await trio.lowlevel.wait_task_rescheduled(abort)
 
-    def asked() -> bool:
-        return True  # trio.Cancelled cannot be raised by hand
+    def nothing() -> None:
+        """A scope keeps no count."""
 
-    return Backend("trio", trio.current_time, TrioWaiter, trio.lowlevel.checkpoint, trio.Cancelled, asked)
+    return Backend("trio", trio.current_time, TrioWaiter, trio.lowlevel.checkpoint, trio.Cancelled, nothing)
 
 
 def current_backend() -> Backend:

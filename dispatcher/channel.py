@@ -32,7 +32,7 @@ from dispatcher.buffer.outcome import Outcome, Ticket
 from dispatcher.buffer.stats import ChannelStatistics
 from dispatcher.errors import ChannelMisuse, OptionError, SendCancelled, WouldDeadlock
 from dispatcher.options import ChannelOptions
-from dispatcher.typing import SendFn
+from dispatcher.typing import ErrorFn, SendFn
 
 __all__ = ["BufferFull", "Channel", "ChannelEnded", "Receipt", "process"]
 
@@ -183,7 +183,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         name: For logs.
 
     Raises:
-        OptionError: If *send_fn* cannot be called.
+        OptionError: If *send_fn* cannot be called, or *options* are something else.
     """
 
     def __init__(
@@ -197,6 +197,8 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             raise OptionError(
                 option="send_fn", rule="has to be an async function of one batch", value=send_fn
             )
+        if options is not None and not isinstance(options, ChannelOptions):
+            raise OptionError(option="options", rule="has to be a ChannelOptions, or None", value=options)
         self._send_fn = send_fn
         self._options: ChannelOptions[T] = ChannelOptions() if options is None else options
         self._name = name
@@ -226,6 +228,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         self._parked: list[Waiter] = []
         self._sent_for = False
         self._telling = False
+        self._stopping = False
         self._finished = False
         self._crash: BaseException | None = None
         self._idle_waiters: list[Waiter] = []
@@ -284,12 +287,18 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
                 ending = error
         else:
             self.cancel()
+        cancelled = self._backend.cancelled
         try:
-            # The group has to see cancellations, or their scopes would not; it would wrap all else.
-            if ending is not None and _holds(ending, self._backend.cancelled):
+            # The group has to see a cancellation, or its scope would not; it would wrap all else.
+            if isinstance(ending, cancelled):
                 await self._group.__aexit__(type(ending), ending, ending.__traceback__)
             else:
                 await self._group.__aexit__(None, None, None)
+        except BaseException as error:
+            # The scope around is cancelled, and that was met once more; the block's own exception leaves.
+            known = isinstance(error, cancelled) and not (ending is None or isinstance(ending, cancelled))
+            if self._crash is None and not known:
+                raise
         finally:
             self._state = "ended"
         if self._crash is not None:
@@ -298,25 +307,36 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             raise ending
 
     async def _run(self) -> None:
-        async with anyio.create_task_group() as workers:
-            self._workers_group = workers
-            self._after(self._clock())
-            # Shielded: it has to outlive the workers, whoever cancels them.
-            with anyio.CancelScope(shield=True):
-                await self._keep()
-            workers.cancel_scope.cancel()
+        # Shielded, for the block alone decides when the channel ends: where a scope around both is
+        # cancelled, but the block is shielded from it, its items still have to be sent.
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as workers:
+                self._workers_group = workers
+                self._after(self._clock())
+                # Shielded once more: it has to outlive the workers.
+                with anyio.CancelScope(shield=True):
+                    await self._keep()
+                workers.cancel_scope.cancel()
 
     async def _keep(self) -> None:
         """Sleep until something is due by the passing of time; look; sleep again."""
         core, clock = self._core, self._clock
         while not self._finished:
             at = core.outlook(clock())
-            if at == -math.inf:  # due already: a worker has been sent for
+            if at == -math.inf:
+                # Due by now, though perhaps not yet when `_after` looked: hooks take their time.
+                if not self._sent_for:
+                    self._send_for_worker()
                 at = math.inf
             self._alarm = -math.inf if self._back_soon else at
+            try:
+                with anyio.CancelScope(deadline=self._alarm) as self._timer:
+                    await anyio.sleep_forever()
+            except self._backend.cancelled:
+                # No scope reaches in here: asyncio's loop cancels all tasks at its end, or a stranger did.
+                self._backend.forget_cancellation()
+                self.cancel()
             self._back_soon = False
-            with anyio.CancelScope(deadline=self._alarm) as self._timer:
-                await anyio.sleep_forever()
             # A timer may fire early by the clock's resolution, and what is due then is due.
             now = max(self._alarm, clock())
             core.tick(now)
@@ -517,8 +537,15 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
     # Ends
 
     def cut(self) -> None:
-        """Cut the open batch now, whatever its age; does nothing if there is none."""
+        """
+        Cut the open batch now, whatever its age; does nothing if there is none.
+
+        Raises:
+            ChannelMisuse: If used outside the ``async with`` block.
+        """
         self._check_entered()
+        if self._state == "ended":
+            raise ChannelEnded
         now = self._clock()
         self._core.cut(now)
         self._after(now)
@@ -528,7 +555,8 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         Cut, and return when every item accepted before has its outcome.
 
         Raises:
-            WouldDeadlock: If called from the channel's own SendFn.
+            ChannelMisuse: If used outside the ``async with`` block; `WouldDeadlock` if called from the
+                channel's own SendFn.
         """
         self._check_entered()
         self._refuse_inside("flush")
@@ -561,6 +589,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             return
         self._check_entered()
         now = self._clock()
+        self._stopping = True
         self._core.cancel(now)
         if hasattr(self, "_workers_group"):
             self._workers_group.cancel_scope.cancel()
@@ -663,10 +692,13 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             self._set_alarm(at)
 
     def _send_for_worker(self) -> None:
-        if self._parked:
-            self._sent_for = True
-            wake(self._parked.pop())
-        elif self._workers < self._options.max_leases and hasattr(self, "_workers_group"):
+        while self._parked:
+            waiter = self._parked.pop()
+            if not waiter.done():
+                self._sent_for = True
+                wake(waiter)
+                return
+        if self._workers < self._options.max_leases and hasattr(self, "_workers_group"):
             self._sent_for = True
             self._workers += 1
             # In the opener's context, not in that of whoever happened to send.
@@ -707,14 +739,16 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         core = self._core
         while core.faults:
             _LOG.error("%r: the retry policy raised; no retry", self, exc_info=core.faults.pop(0))
+        if self._telling or self._back_soon:
+            self._come_back()
+            return
         told = core.buffer.told
-        if not self._telling:
-            self._telling = True
-            for _ in range(len(told)):
-                batch, reason = told.popleft()
-                if self._on_drop is not None:
-                    self._guarded(self._on_drop, batch, reason)
-            self._telling = False
+        self._telling = True
+        for _ in range(len(told)):
+            batch, reason = told.popleft()
+            if self._on_drop is not None:
+                self._guarded(self._on_drop, batch, reason)
+        self._telling = False
         if told:
             self._come_back()
 
@@ -739,7 +773,18 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
 
     async def _work(self) -> None:
         _INSIDE.set((*_INSIDE.get(), self))
+        while True:
+            try:
+                await self._serve()
+            except self._backend.cancelled:
+                if self._stopping or self._finished:
+                    raise
+                self._backend.forget_cancellation()  # a stranger's; nothing was in hand
+
+    async def _serve(self) -> None:
         core, clock, timeout = self._core, self._clock, self._timeout
+        error: Exception | None = None
+        results: object = None
         sent = 0
         while True:
             # A SendFn need not suspend; others have to run all the same.
@@ -749,19 +794,19 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             self._sent_for = False
             now = clock()
             if core.wants_token(now):
-                await self._acquire()
+                await self._acquire(now)
                 continue
             batch = core.take(now)
             self._after_entry(now)
             if batch is None:
                 if core.buffer.empty:  # all that was due had expired
                     self._on_empty()
+                error = results = None  # they may hold on to what was sent
                 waiter = self._backend.waiter()
                 self._parked.append(waiter)
                 await waiter
                 continue
-            error: Exception | None = None
-            results: object = None
+            error = results = None
             try:
                 if timeout is None:
                     results = await self._send_fn(batch)
@@ -775,30 +820,39 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             except Exception as raised:
                 error = raised
             except BaseException as raised:
-                error = self._interrupted(batch, raised)
+                self._interrupted(batch, raised)
+                sent = BATCHES_PER_TURN
+                continue
             sent = BATCHES_PER_TURN if error is not None else sent + 1
             self._take_back(batch, error, results)
 
-    def _interrupted(self, batch: Batch[T], raised: BaseException) -> Exception:
+    def _interrupted(self, batch: Batch[T], raised: BaseException) -> None:
         """
-        A SendFn ended by something beyond ``Exception``.
+        Take back what a SendFn ended by something beyond ``Exception``.
 
-        Returns:
-            The error of the attempt, if that was a cancellation nobody had asked for.
-
-        Raises:
-            BaseException: *raised*, if it was one that somebody had.
+        A cancellation is the channel's own if it is being cancelled: no scope but its own reaches the
+        workers. The next await will meet it again.
         """
+        if isinstance(raised, GeneratorExit):  # the loop is gone, and nobody is left to be told
+            raise raised
+        cancelled = self._backend.cancelled
+        rest: BaseException | None = raised
+        if isinstance(raised, cancelled):
+            rest = None
+        elif isinstance(raised, BaseExceptionGroup) and _holds(raised, cancelled):
+            rest = raised.split(cancelled)[1]  # trio: errors beside the cancellation
+        if isinstance(rest, Exception):
+            self._take_back(batch, rest, None)
+            return
         lost = SendCancelled("the SendFn was cancelled, and not by the channel")
         lost.__cause__ = raised
-        if isinstance(raised, self._backend.cancelled):
-            if not self._backend.cancellation_asked():
-                return lost
-            self._core.cancel(self._clock())
-            self._take_back(batch, lost, None, ask=False)
-            raise raised
-        self._collapse(raised)
-        return lost
+        if rest is not None:
+            self._collapse(rest)
+        elif not self._stopping:
+            self._backend.forget_cancellation()
+            self._take_back(batch, lost, None)
+            return
+        self._take_back(batch, lost, None, ask=False)
 
     def _take_back(
         self, batch: Batch[T], error: Exception | None, results: object, *, ask: bool = True
@@ -819,25 +873,37 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         if self._on_error is None or view.error is None:
             return None
         self._telling = True
-        verdict = self._guarded(self._on_error, view, view.error)
+        verdict = self._guarded(_judged, self._on_error, view)
         self._telling = False
-        return None if verdict is None else bool(verdict)
+        return verdict  # type: ignore[no-any-return]
 
-    async def _acquire(self) -> None:
+    async def _acquire(self, now: float) -> None:
         """Acquire one token; while one task does, no other looks for work."""
         core = self._core
         limiter = self._limiter
         assert limiter is not None  # wants_token says so
         core.acquiring = True
+        self._after_entry(now)  # items may expire meanwhile
         try:
             await limiter.acquire(1)
-        except Exception:
-            _LOG.exception("%r: the limiter raised; asking again in %g s", self, LIMITER_PAUSE)
-            await anyio.sleep(LIMITER_PAUSE)
-        else:
             core.token = True
+        except Exception:
+            await self._pause_limiter()
+        except self._backend.cancelled:
+            if self._stopping or self._finished:
+                raise
+            self._backend.forget_cancellation()
+            await self._pause_limiter()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._collapse(error)
         finally:
             core.acquiring = False
+
+    async def _pause_limiter(self) -> None:
+        _LOG.exception("%r: the limiter raised; asking again in %g s", self, LIMITER_PAUSE)
+        await anyio.sleep(LIMITER_PAUSE)
 
 
 async def process(
@@ -862,6 +928,13 @@ async def process(
     async with channel:
         await channel.consume(source)
     return channel.statistics()
+
+
+def _judged(on_error: ErrorFn[T], view: Batch[T]) -> bool | None:
+    """What *on_error* answers; its truth is the user's code, too."""
+    assert view.error is not None  # something failed
+    verdict = on_error(view, view.error)
+    return None if verdict is None else bool(verdict)
 
 
 def _holds(error: BaseException, kind: type[BaseException]) -> bool:
