@@ -20,7 +20,7 @@ from dispatcher.errors import QueueFull, UnknownQueue
 from dispatcher.stores._engine import DELAYED, LEASED, QUARANTINED, READY, SHELVES, Hint, Ledger, Tags, never
 from dispatcher.stores._schema import COUNTERS, is_corrupt
 
-__all__ = ["ERASED", "ON_SHELF", "Books", "Queue", "Row", "checksum"]
+__all__ = ["ERASED", "INSERT_BODY", "INSERT_ENTRY", "ON_SHELF", "Books", "Queue", "Row", "checksum"]
 
 log = logging.getLogger("dispatcher.stores")
 
@@ -37,6 +37,11 @@ ON_SHELF = tuple(
 ERASED = "id, shelf, size, body"
 """The columns of a row that `Books.erase` takes."""
 
+INSERT_BODY = "INSERT INTO bodies (id, refs, crc, payload) VALUES (?, ?, ?, ?)"
+INSERT_ENTRY = (
+    "INSERT INTO entries (id, queue, shelf, priority, place, body, size, attempts, lease, key, put_at,"
+    " expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _LOAD_QUEUES = f"SELECT id, name, {', '.join(COUNTERS)} FROM queues"
 _STORE_QUEUE = f"UPDATE queues SET {', '.join(f'{name} = ?' for name in COUNTERS)} WHERE id = ?"
 
@@ -69,7 +74,9 @@ class Books:
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self.db = connection
+        self._connection = connection
+        self._bodies: list[Row] = []
+        self._entries: list[Row] = []
         self.tags = Tags()
         self._undo: dict[Queue, tuple[Ledger, float, float]] = {}
         self._undo_queues: dict[str, Queue] | None = None
@@ -77,10 +84,35 @@ class Books:
         self._hinted: set[str] = set()
         self.load()
 
+    @property
+    def db(self) -> sqlite3.Connection:
+        """The connection, once the rows that were put down for it are written."""
+        if self._entries:
+            self.write_out()
+        return self._connection
+
+    def write_later(self, bodies: Sequence[Row], entries: Sequence[Row]) -> None:
+        """
+        Put rows down, to be written together with those of other steps.
+
+        A hundred tasks that put one record each make two statements, not two hundred.
+        """
+        self._bodies += bodies
+        self._entries += entries
+
+    def write_out(self) -> None:
+        """Write what was put down."""
+        bodies, self._bodies = self._bodies, []
+        entries, self._entries = self._entries, []
+        if entries:
+            self._connection.executemany(INSERT_BODY, bodies)
+            self._connection.executemany(INSERT_ENTRY, entries)
+
     # -- transactions, for whoever drives it
 
     def load(self) -> None:
         """Read the numbers anew, as they are in the file."""
+        self._bodies, self._entries = [], []
         self._next, self._front = self.db.execute("SELECT next, front FROM store").fetchone()
         self.by_name: dict[str, Queue] = {}
         for number, name, *counters in self.db.execute(_LOAD_QUEUES).fetchall():
@@ -93,7 +125,8 @@ class Books:
         self._hinted.update(self.by_name)
 
     def begin_step(self) -> None:
-        """From here on, `undo_step` takes everything back."""
+        """From here on, `undo_step` takes everything back; in front of the savepoint."""
+        self.write_out()
         self._undo.clear()
         self._undo_queues = None
 
@@ -109,10 +142,12 @@ class Books:
 
     def flush(self) -> None:
         """Write the numbers that changed; belongs in front of every commit."""
+        self.write_out()
         if self._dirty:
             self.db.executemany(_STORE_QUEUE, [(*q.ledger.dump(), q.number) for q in self._dirty])
             self.db.execute("UPDATE store SET next = ?, front = ?", (self._next, self._front))
             self._dirty.clear()
+        self._undo.clear()
 
     def take_hints(self) -> dict[str, Hint | None]:
         """Of the queues that changed since it was asked last; None: the queue is gone."""

@@ -102,7 +102,20 @@ class Ledger:
 
     def copy(self) -> "Ledger":
         """One that can be put back if a step fails."""
-        return Ledger.load(self.dump())
+        return Ledger(
+            self.items.copy(),
+            self.sizes.copy(),
+            self.put,
+            self.acked,
+            self.expired,
+            self.replaced,
+            self.dropped,
+            self.purged,
+            self.redelivered,
+            self.died,
+            self.quarantined_ever,
+            self.redriven,
+        )
 
     def dump(self) -> list[int]:
         """All of it, for `load`."""

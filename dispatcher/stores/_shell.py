@@ -86,6 +86,7 @@ class EmbeddedStore(ABC):
         step: Callable[[Engine, float], T],
         *,
         durable: bool = True,
+        light: bool = False,
         orphan: Callable[[T], None] | None = None,
     ) -> T:
         """
@@ -95,6 +96,9 @@ class EmbeddedStore(ABC):
             step: What to do, given the engine and the time.
 
             durable: False: what it does may be forgotten if the power fails.
+
+            light: True: it either refuses before it changes anything, or succeeds; so it needs no
+                savepoint of its own.
 
             orphan: Takes the result if the step was done but its caller was cancelled.
         """
@@ -180,6 +184,7 @@ class EmbeddedStore(ABC):
         records, queues = tuple(records), tuple(queues)  # the caller may go on with its lists
         return await self._step(
             lambda engine, now: engine.put(now, records, queues, options),
+            light=not replace,
             orphan=self._hand_back_stored if lease else None,
         )
 

@@ -18,7 +18,7 @@ from dispatcher.stores._engine import (
     earlier,
     never,
 )
-from dispatcher.stores._inserts import INSERT_BODY, INSERT_ENTRY, Replacing
+from dispatcher.stores._replace import Replacing
 from dispatcher.stores.base import Counts, Dead, Leased, Nack, Peeked, Record, Stored
 
 __all__ = ["Tables"]
@@ -82,13 +82,10 @@ class Tables(Books):
     ) -> Sequence[Stored]:
         count, width = len(records), len(targets)
         first = self.take_numbers(count * width)
-        self.db.executemany(
-            INSERT_BODY,
-            [
-                (first + n * width, width, checksum(record.payload, record.key), record.payload)
-                for n, record in enumerate(records)
-            ],
-        )
+        bodies: list[Row] = [
+            (first + n * width, width, checksum(record.payload, record.key), record.payload)
+            for n, record in enumerate(records)
+        ]
         shelf, attempts = (LEASED, 1) if options.lease else (READY, 0)
         if options.front:
             self._front -= count
@@ -110,7 +107,7 @@ class Tables(Books):
                     queue.expiry = earlier(queue.expiry, record.expires_at)
             ledger.add(shelf, count, size)
             ledger.put += count
-        self.db.executemany(INSERT_ENTRY, rows)
+        self.write_later(bodies, rows)
         return [one for one in stored if one is not None]
 
     def drop_oldest(self, now: float, queue: str, size: int) -> Sequence[Peeked]:

@@ -13,15 +13,13 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from dispatcher._wait import Backend, Waiter, wake
-from dispatcher.errors import StoreError
-from dispatcher.stores._engine import Engine, Hint
+from dispatcher._wait import Backend, wake
+from dispatcher.stores._engine import Hint
 from dispatcher.stores._schema import OwnerLock, connect, sync_folder, translate
-from dispatcher.stores._tables import Tables
+from dispatcher.stores._transactor import Call, Transactor
 
-__all__ = ["Call", "WriterThread"]
+__all__ = ["WriterThread"]
 
 GROUP_MAX = 1000
 """Calls in one transaction; a bound only for what one failure makes to be done again."""
@@ -30,30 +28,6 @@ FREE_PAGES_KEPT = 256
 """Beyond, the file is made smaller when it is closed."""
 
 Hints = dict[str, Hint | None]
-
-
-class Call:
-    """One step that somebody waits for."""
-
-    __slots__ = ("abandoned", "answered", "durable", "error", "now", "orphan", "result", "step", "waiter")
-
-    def __init__(
-        self,
-        step: Callable[[Engine, float], Any],
-        now: float,
-        *,
-        waiter: Waiter | None,
-        durable: bool,
-        orphan: Callable[[Any], None] | None,
-    ) -> None:
-        self.step, self.now, self.durable = step, now, durable
-        self.waiter, self.orphan = waiter, orphan
-        self.result: Any = None
-        self.error: Exception | None = None
-        self.abandoned = waiter is None
-        """Nobody waits any more."""
-
-        self.answered = False
 
 
 def _poster(backend: Backend) -> Callable[..., object]:
@@ -93,7 +67,6 @@ class WriterThread:
         answer: Callable[[Sequence[Call], Hints], None],
     ) -> None:
         self._path, self._synchronous, self._bytes_max = path, synchronous, bytes_max
-        self._level = synchronous
         self._backend, self._answer = backend, answer
         self._post = _poster(backend)
         self._inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
@@ -101,7 +74,6 @@ class WriterThread:
         self._closed = backend.waiter()
         self._trouble: Exception | None = None
         self._hints: Hints = {}
-        self._recover = False
         # A daemon: an event loop that dies without closing must not keep the process alive, and what
         # was confirmed is on the disk.
         self._thread = threading.Thread(target=self._main, name=f"store {path.name}", daemon=True)
@@ -157,32 +129,24 @@ class WriterThread:
         db = connect(self._path, synchronous=self._synchronous, bytes_max=self._bytes_max)
         try:
             sync_folder(self._path.parent)
-            self._db, self._tables = db, Tables(db)
-            db.execute("BEGIN IMMEDIATE")
-            self._tables.void_leases()
-            self._tables.flush()
-            db.execute("COMMIT")
-            self._hints = self._tables.take_hints()
+            transactor = Transactor(db, self._path, self._synchronous)
+            transactor.void_leases()
+            self._hints = transactor.tables.take_hints()
             self._tell(wake, self._opened)
-            self._serve()
+            self._serve(transactor)
             (free,) = db.execute("PRAGMA freelist_count").fetchone()
             if free > FREE_PAGES_KEPT:
                 db.execute("PRAGMA incremental_vacuum").fetchall()
         finally:
             db.close()
 
-    def _serve(self) -> None:
+    def _serve(self, transactor: Transactor) -> None:
         more = True
         while more:
             calls, more = self._gather()
-            if not calls:
-                continue
-            try:
-                self._work(calls)
-            except Exception as error:  # nothing of it has been committed
-                for call in calls:
-                    call.error = call.error or self._named(error)
-            self._tell(self._answer, calls, self._tables.take_hints())
+            if calls:
+                transactor.work(calls)
+                self._tell(self._answer, calls, transactor.tables.take_hints())
 
     def _gather(self) -> tuple[list[Call], bool]:
         """What waits, or the first that comes; and whether to go on afterwards."""
@@ -200,73 +164,3 @@ class WriterThread:
             except queue.Empty:
                 return calls, True
         return calls, False
-
-    def _work(self, calls: Sequence[Call]) -> None:
-        try:
-            self._transact(calls)
-        except sqlite3.Error as error:
-            if len(calls) == 1:
-                calls[0].error = self._named(error)
-                return
-            # A full disk, or one call too large for it: each by itself, so that what fits gets in.
-            for call in calls:
-                call.result = call.error = None
-                self._work([call])
-
-    def _named(self, error: Exception) -> Exception:
-        if not isinstance(error, sqlite3.Error):
-            return error
-        named: StoreError = translate(self._path, error)
-        named.__cause__ = error
-        return named
-
-    def _transact(self, calls: Sequence[Call]) -> None:
-        """All of *calls* in one transaction; raises only what concerns them all, then nothing is done."""
-        db = self._db
-        if self._recover:
-            self._start_over()
-        self._set_level(durable=any(call.durable for call in calls))
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            for call in calls:
-                self._do(call, alone=len(calls) == 1)
-            self._tables.flush()
-            db.execute("COMMIT")
-        except BaseException:
-            self._recover = True
-            raise
-
-    def _start_over(self) -> None:
-        """After a transaction that failed: as if it had never begun. May fail itself, then again later."""
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-        self._tables.load()
-        self._recover = False
-
-    def _do(self, call: Call, *, alone: bool) -> None:
-        db = self._db
-        if not alone:
-            db.execute("SAVEPOINT step")
-        self._tables.begin_step()
-        try:
-            call.result = call.step(self._tables, call.now)
-        except Exception as error:
-            # Some errors end the transaction by themselves; and with a lone call it may as well.
-            if not db.in_transaction or (alone and isinstance(error, sqlite3.Error)):
-                raise
-            call.error = self._named(error)
-            if alone:
-                db.execute("ROLLBACK")
-                db.execute("BEGIN IMMEDIATE")
-            else:
-                db.execute("ROLLBACK TO step")
-            self._tables.undo_step()
-        if not alone:
-            db.execute("RELEASE step")
-
-    def _set_level(self, *, durable: bool) -> None:
-        """Leases are written without a sync: the power may take them, a dying process may not."""
-        level = self._synchronous if durable else "NORMAL"
-        if level != self._level:
-            self._db.execute(f"PRAGMA synchronous = {level}")
-            self._level = level

@@ -488,6 +488,7 @@ class MemoryStore(EmbeddedStore):
         step: Callable[[Engine, float], T],
         *,
         durable: bool = True,
+        light: bool = False,
         orphan: Callable[[T], None] | None = None,
     ) -> T:
         self._check_open()

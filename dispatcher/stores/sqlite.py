@@ -15,7 +15,8 @@ from dispatcher.stores._engine import SHELVES, Engine, Hint
 from dispatcher.stores._schema import connect_read_only, owner_pid, translate
 from dispatcher.stores._shell import EmbeddedStore, wall_clock
 from dispatcher.stores._tables import Tables
-from dispatcher.stores._thread import Call, WriterThread
+from dispatcher.stores._thread import WriterThread
+from dispatcher.stores._transactor import Call
 from dispatcher.stores.base import Counts, Nack, Peeked, Shelf
 
 __all__ = ["SQLiteStore", "SQLiteView"]
@@ -101,13 +102,14 @@ class SQLiteStore(EmbeddedStore):
         step: Callable[[Engine, float], T],
         *,
         durable: bool = True,
+        light: bool = False,
         orphan: Callable[[T], None] | None = None,
     ) -> T:
         self._check_open()
         assert self._thread is not None
         assert self._backend is not None
         waiter = self._backend.waiter()
-        call = Call(step, self.now(), waiter=waiter, durable=durable, orphan=orphan)
+        call = Call(step, self.now(), waiter=waiter, durable=durable, light=light, orphan=orphan)
         self._thread.submit(call)
         try:
             await waiter
@@ -144,6 +146,7 @@ class SQLiteStore(EmbeddedStore):
                     self.now(),
                     waiter=None,
                     durable=False,
+                    light=False,
                     orphan=None,
                 )
             )

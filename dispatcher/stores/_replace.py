@@ -1,18 +1,12 @@
-"""How rows come in; among them those of a put in which the newest wins."""
+"""A put in which the newest wins."""
 
 from collections.abc import Sequence
 
-from dispatcher.stores._books import ERASED, Books, Queue, Row, checksum
+from dispatcher.stores._books import ERASED, INSERT_BODY, INSERT_ENTRY, Books, Queue, Row, checksum
 from dispatcher.stores._engine import DEAD, DELAYED, LEASED, QUARANTINED, READY, earlier
 from dispatcher.stores.base import Record, Stored
 
-__all__ = ["INSERT_BODY", "INSERT_ENTRY", "Replacing"]
-
-INSERT_BODY = "INSERT INTO bodies (id, refs, crc, payload) VALUES (?, ?, ?, ?)"
-INSERT_ENTRY = (
-    "INSERT INTO entries (id, queue, shelf, priority, place, body, size, attempts, lease, key, put_at,"
-    " expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+__all__ = ["Replacing"]
 
 
 class Replacing:
