@@ -23,10 +23,12 @@ import pytest
 
 __all__ = [
     "Maildirs",
+    "Postfix",
     "binary",
     "dovecot",
     "free_port",
     "mariadb",
+    "postfix",
     "postgres",
     "redis",
     "running",
@@ -283,3 +285,98 @@ service anvil {{
         command = [server, "-F", "-c", str(config)]
         with running(command, path / "log", ready=lambda: answers(port, b"* OK")):
             yield Maildirs(port, root)
+
+
+@attrs.frozen
+class Postfix:
+    """A Postfix: SMTP on *port*, mail for ``USER@example.org`` into ``mail/USER/`` under *root*."""
+
+    port: int
+    root: Path
+
+    def delivered(self, user: str) -> list[bytes]:
+        """What lies in a user's Maildir, without line ends of the wire."""
+        return [path.read_bytes() for path in sorted((self.root / "mail" / user / "new").glob("*"))]
+
+
+_POSTFIX_SERVICES = {
+    "pickup": "unix n - n 60 1 pickup",
+    "cleanup": "unix n - n - 0 cleanup",
+    "qmgr": "unix n - n 300 1 qmgr",
+    "rewrite": "unix - - n - - trivial-rewrite",
+    "bounce": "unix - - n - 0 bounce",
+    "defer": "unix - - n - 0 bounce",
+    "trace": "unix - - n - 0 bounce",
+    "flush": "unix n - n 1000? 0 flush",
+    "proxymap": "unix - - n - - proxymap",
+    "smtp": "unix - - n - - smtp",
+    "error": "unix - - n - - error",
+    "retry": "unix - - n - - error",
+    "discard": "unix - - n - - discard",
+    "virtual": "unix - n n - - virtual",
+    "anvil": "unix - - n - 1 anvil",
+    "postlog": "unix-dgram n - n - 1 postlogd",
+}
+
+
+@contextlib.contextmanager
+def postfix(users: Sequence[str] = (), **settings: str) -> Iterator[Postfix]:
+    """
+    A Postfix of its own; only root can start one.
+
+    Args:
+        users: Who has a mailbox at example.org; others there are unknown.
+
+        settings: More of main.cf, such as ``relayhost``.
+    """
+    control = binary("postfix")
+    if os.geteuid() != 0:
+        pytest.skip("postfix is started by root only")
+    owner = pwd.getpwnam("postfix")
+    with folder() as path:
+        os.chmod(path, 0o755)
+        port, etc = free_port(), path / "etc"
+        for name in ("etc", "queue", "data", "mail"):
+            (path / name).mkdir()
+        for name in ("data", "mail"):
+            os.chown(path / name, owner.pw_uid, owner.pw_gid)
+        (etc / "users").write_text("".join(f"{user}@example.org {user}/\n" for user in users))
+        main = {
+            "compatibility_level": "3.6",
+            "queue_directory": f"{path}/queue",
+            "data_directory": f"{path}/data",
+            "maillog_file_prefixes": str(path),
+            "maillog_file": f"{path}/log",
+            "myhostname": "hop.example.net",
+            "mydestination": "",
+            "inet_interfaces": "127.0.0.1",
+            "inet_protocols": "ipv4",
+            "mynetworks": "127.0.0.0/8",
+            "alias_maps": "",
+            "local_recipient_maps": "",
+            "disable_dns_lookups": "yes",
+            "smtpd_peername_lookup": "no",
+            "smtpd_client_connection_count_limit": "0",
+            "smtpd_recipient_restrictions": "reject_unlisted_recipient, permit_mynetworks, reject",
+            "virtual_mailbox_domains": "example.org",
+            "virtual_mailbox_base": f"{path}/mail",
+            "virtual_mailbox_maps": f"texthash:{path}/etc/users",
+            "virtual_minimum_uid": "1",
+            "virtual_uid_maps": f"static:{owner.pw_uid}",
+            "virtual_gid_maps": f"static:{owner.pw_gid}",
+            **settings,
+        }
+        (etc / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in main.items()))
+        services = {f"127.0.0.1:{port}": "inet n - n - - smtpd", **_POSTFIX_SERVICES}
+        (etc / "master.cf").write_text("".join(f"{name} {rest}\n" for name, rest in services.items()))
+        command = [control, "-c", str(etc)]
+        done = subprocess.run([*command, "start"], capture_output=True, check=False, timeout=_START_TIMEOUT)
+        if done.returncode:
+            pytest.fail(f"postfix did not start:\n{done.stderr.decode(errors='replace')[-4000:]}")
+        try:
+            deadline = time.monotonic() + _START_TIMEOUT
+            while not answers(port, b"220") and time.monotonic() < deadline:
+                time.sleep(0.02)
+            yield Postfix(port, path)
+        finally:
+            subprocess.run([*command, "abort"], capture_output=True, check=False, timeout=_START_TIMEOUT)

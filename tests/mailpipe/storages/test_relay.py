@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -402,6 +403,35 @@ class TestRealServers:
 
         assert view.failed == {}
         assert view.finished == set(range(50))
+
+    async def test_postfix(self, make_envelope: MakeEnvelope, keep: Keep) -> None:
+        """A real next hop: everybody's mail arrives as it was, who is unknown is refused by name."""
+        with servers.postfix(users=["b", "c"]) as hop:
+            storage = RelayStorage(RelayOptions(host="127.0.0.1", port=hop.port, connections=2))
+            await storage.setup(Place(hostname="mx.example.org"))
+            envelopes = [
+                make_envelope(
+                    b"Subject: number %d\r\n\r\n.dot\r\n..dots\r\nend\r\n" % number,
+                    to=["b@example.org", "unknown@example.org", "c@example.org"],
+                )
+                for number in range(20)
+            ]
+            view = await keep(storage, *envelopes, make_envelope(to=["unknown@example.org"]))
+            await storage.teardown()
+            deadline = time.monotonic() + 30
+            while len(hop.delivered("b")) + len(hop.delivered("c")) < 40 and time.monotonic() < deadline:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.02)
+
+            assert view.finished == set(range(20))
+            assert [[reply.code for reply in replies] for replies in view.result[:20]] == [
+                [250, 550, 250]
+            ] * 20
+            assert view.failed[20].reply.code == 550
+            for user in ("b", "c"):
+                mails = hop.delivered(user)
+                subjects = {mail.partition(b"Subject: ")[2].partition(b"\n")[0] for mail in mails}
+                assert subjects == {b"number %d" % number for number in range(20)}
+                assert {mail.partition(b"\n\n")[2] for mail in mails} == {b".dot\n..dots\nend\n"}
 
 
 class TestStuffing:
