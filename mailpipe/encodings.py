@@ -82,9 +82,6 @@ def _inflated(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
                 if piece := inflater.decompress(rest, size):
                     yield piece
                 rest = inflater.unconsumed_tail
-        # What max_length held back is asked for in pieces too: flush() alone gives all of it.
-        while not inflater.eof and (piece := inflater.decompress(b"", size)):
-            yield piece
     except zlib.error as error:
         msg = f"octets are not of encoding 'zlib': {error}"
         raise ValueError(msg) from error

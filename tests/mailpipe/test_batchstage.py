@@ -141,6 +141,7 @@ class TestMarks:
         run(steps_of(lambda view: view.fail(0, TimeoutError())), going, batch)
 
         assert fates(going) == {"a": "StoreTrouble", "b": "1"}
+        assert going[0].step == 0
 
 
 class TestBisection:
@@ -184,6 +185,19 @@ class TestBisection:
         run(steps_of(loop), going, batch)
 
         assert fates(going) == {"a": "1", "b": "1", "c": "Rejected", "d": "1"}
+
+    def test_answers_in_both_halves_are_no_store_trouble(self, attempt: Any) -> None:
+        """Two mails may be refused alike."""
+
+        def loop(batch: Any) -> None:
+            for letter in batch:
+                if letter in "ad":
+                    raise Rejected(NO)
+
+        going, batch = attempt("abcd")
+        run(steps_of(loop), going, batch)
+
+        assert fates(going) == {"a": "Rejected", "b": "1", "c": "1", "d": "Rejected"}
 
     def test_half_by_half_each_its_own_call(self, attempt: Any) -> None:
         """The innocent half passes as one transaction."""
@@ -246,6 +260,21 @@ class TestTrouble:
 
         assert [items for _, items in calls] == [["a", "b"], ["c", "d"]]
         assert set(fates(going).values()) == {"StoreTrouble"}
+
+    def test_those_not_reached_come_first_next_time(self, attempts: Any) -> None:
+        """Troubled neighbours never starve the rest."""
+        tries = attempts(list("abcdefgh"))
+        going = everyone = [Progress(letter) for letter in "abcdefgh"]
+        for _ in range(6):
+            batch = tries.next()
+            for progress in going:
+                progress.error = None
+            run(steps_of(chokes_on("a", "b", "c", "e", error=ConnectionError)), going, batch)
+            left = [position for position, progress in enumerate(going) if progress.error]
+            going = [going[position] for position in left]
+            tries.keep(left)
+
+        assert {progress.item for progress in everyone if progress.step == 1} == set("dfgh")
 
     def test_two_poisoned_mails_part_in_the_end(self, attempts: Any) -> None:
         """Both halves alike looks like trouble; smaller pieces tell."""

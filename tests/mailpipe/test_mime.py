@@ -137,6 +137,18 @@ class TestStructure:
 
         assert len(parsed(mail).parts) == 6
 
+    def test_a_parents_boundary_ends_all_within(self) -> None:
+        """What an unclosed child called a boundary is none any more."""
+        mail = (
+            b"Content-Type: multipart/mixed; boundary=outer\r\n\r\n--outer\r\n"
+            b"Content-Type: multipart/mixed; boundary=inner\r\n\r\n--inner\r\n\r\none\r\n"
+            b"--outer\r\n\r\ntwo\r\n--inner\r\nthree\r\n--outer--\r\n"
+        )
+        tree = parsed(mail)
+
+        assert [part.path for part in tree.parts] == ["1", "1.1", "1.1.1", "1.2"]
+        assert shape(tree, mail)[3][3] == b"two\r\n--inner\r\nthree"
+
     def test_cuts_are_where_equal_parts_are_cut_alike(self) -> None:
         """Header ends and part ends, sorted."""
         tree = parsed(NESTED)

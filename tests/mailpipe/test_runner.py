@@ -202,6 +202,25 @@ class TestAsSendFn:
         assert all(outcome.unwrap() is None or outcome.unwrap().positive for outcome in outcomes)
         assert calls == [[mails[0].queue_id, mails[1].queue_id], [mails[1].queue_id]]
 
+    async def test_cancelled_amidst_without_a_retry(self, mail: Any) -> None:
+        """What is through is delivered, what was refused is refused; only the rest timed out."""
+
+        async def relay(batch: Batch[Envelope]) -> None:
+            batch.done(0)
+            batch.fail(1, Rejected(NO))
+            await anyio.sleep_forever()
+
+        options: Any = ChannelOptions(batch_items_max=3, batch_age_max=60.0, send_timeout=0.05, retry=None)
+        async with Chain("relay", steps={"relay": relay}) as chain, Channel(chain.send, options) as channel:
+            receipts = [await channel.submit(mail()) for _ in range(3)]
+            outcomes = [await receipt.wait() for receipt in receipts]
+
+        assert [type(outcome.error).__name__ for outcome in outcomes] == [
+            "NoneType",
+            "Rejected",
+            "TimeoutError",
+        ]
+
 
 class TestThreads:
     async def test_a_plain_function_runs_off_the_loop(self, mail: Any) -> None:
@@ -239,6 +258,35 @@ class TestThreads:
         assert store.hops == 1
         assert {*threads, *store.threads} == {threads[0]}
         assert threads[0] != threading.get_ident()
+
+    async def test_a_storage_blocks_no_other_storages_thread(self, mail: Any, attempts: Any) -> None:
+        """Only steps that keep nothing share a hop."""
+        inside: list[bool] = []
+
+        class Owner(OwnThread):
+            working = False
+
+            async def run(self, work: Any) -> Any:
+                def flagged() -> Any:
+                    self.working = True
+                    try:
+                        return work()
+                    finally:
+                        self.working = False
+
+                return await super().run(flagged)
+
+        class Plain(Keep):
+            def __call__(self, batch: Batch[Envelope]) -> None:
+                inside.append(owner.working)
+
+        owner = Owner()
+        steps = {"plain": processor("plain", kind="batch", storage=True)(Plain), "owner": owner}
+        async with Chain("plain | owner", steps=steps) as chain:
+            await chain.deliver(attempts([mail()]).next())
+
+        assert inside == [False]
+        assert len(owner.kept) == 1
 
     async def test_back_on_the_loop_between(self, mail: Any, attempts: Any) -> None:
         """Thread, loop, thread: each step where it belongs, in order."""
@@ -475,6 +523,39 @@ class TestOpening:
             assert (len(first.places), first.closed, len(first.kept)) == (1, 0, 2)
         assert first.closed == 1
         assert store is not first
+
+    async def test_instances_are_shared_with_nobody(self, mail: Any, attempts: Any) -> None:
+        """Two of one class, made by their user, are two."""
+        cls, shared = keeper(), SharedSteps()
+        stores = [cls(), cls()]
+        for store in stores:
+            async with Chain("store", steps={"store": store}, shared=shared) as chain:
+                await chain.deliver(attempts([mail()]).next())
+
+        async with (
+            Chain("store", steps={"store": stores[0]}, shared=shared) as one,
+            Chain("store", steps={"store": stores[1]}, shared=shared) as two,
+        ):
+            assert [one.storages[0].target, two.storages[0].target] == stores
+        assert [len(store.kept) for store in stores] == [1, 1]
+
+    async def test_cancelled_it_is_closed_all_the_same(self) -> None:
+        """A daemon that is told to stop leaves no connection behind."""
+        closed = []
+
+        class Slow:
+            async def teardown(self) -> None:
+                await anyio.sleep(0.01)
+                closed.append(1)
+
+            async def __call__(self, batch: Batch[Envelope]) -> None: ...
+
+        with anyio.CancelScope() as scope:
+            async with Chain("slow", steps={"slow": Slow}):
+                scope.cancel()
+                await anyio.sleep_forever()
+
+        assert closed == [1]
 
     async def test_cannot_be_compiled(self) -> None:
         """Before anything is opened."""
