@@ -82,6 +82,9 @@ def serve(
         str | None, typer.Option(metavar="HOST:PORT", help="Where the first server listens.")
     ] = None,
     data: DataFolder = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Processes [default: as configured, or 1].")
+    ] = None,
 ) -> None:
     """
     Receive mail until SIGTERM or SIGINT.
@@ -92,7 +95,15 @@ def serve(
 
     with _errors():
         load: Callable[[], Config] = lambda: _load(config, data, listen)  # noqa: E731 - said again at each reload
-        raise typer.Exit(run(load))
+        raise typer.Exit(run(load, workers=workers, command=_again(config, data, listen)))
+
+
+def _again(config: Path | None, data: str | None, listen: str | None) -> list[str]:
+    """The command line of a worker: ours, without its number of workers."""
+    command = [sys.executable, "-P", "-m", "mailpipe", "serve"]
+    for option, value in (("--config", config), ("--data", data), ("--listen", listen)):
+        command += [] if value is None else [option, str(value)]
+    return command
 
 
 @app.command()

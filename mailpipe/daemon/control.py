@@ -17,11 +17,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ControlServer", "DataFolderTaken", "ask"]
+__all__ = ["CONTROL_NAME", "ControlServer", "DataFolderTaken", "ask"]
 
 log = logging.getLogger("mailpipe.daemon")
 
-_NAME = "control.sock"
+CONTROL_NAME = "control.sock"
 _REQUEST_MAX = 64 * 1024
 _PATH_MAX = 100  # sun_path takes 108 octets on Linux, 104 elsewhere
 
@@ -37,20 +37,22 @@ class DataFolderTaken(RuntimeError):
 
 
 @contextlib.contextmanager
-def _reachable(data: Path) -> Iterator[str]:
+def _reachable(data: Path, name: str) -> Iterator[str]:
     """A path of the socket that is short enough: long ones go through the folder's descriptor."""
-    path = data / _NAME
+    path = data / name
     if len(os.fsencode(path)) <= _PATH_MAX or not os.path.isdir("/proc/self/fd"):
         yield str(path)
         return
     folder = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{folder}/{_NAME}"
+        yield f"/proc/self/fd/{folder}/{name}"
     finally:
         os.close(folder)
 
 
-def ask(data: Path, request: Mapping[str, Any], *, timeout: float = 60.0) -> dict[str, Any]:
+def ask(
+    data: Path, request: Mapping[str, Any], *, name: str = CONTROL_NAME, timeout: float = 60.0
+) -> dict[str, Any]:
     """
     Send one request to the daemon of a data folder and return its answer.
 
@@ -59,13 +61,15 @@ def ask(data: Path, request: Mapping[str, Any], *, timeout: float = 60.0) -> dic
 
         request: At least ``command``.
 
+        name: Of the socket in the folder.
+
         timeout: Seconds to wait for each octet of the answer.
 
     Raises:
         OSError: If nobody answers there.
         ValueError: If the answer is no JSON object.
     """
-    with _reachable(data) as path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+    with _reachable(data, name) as path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
         peer.settimeout(timeout)
         peer.connect(path)
         peer.sendall(json.dumps(dict(request)).encode() + b"\n")
@@ -85,10 +89,12 @@ class ControlServer:
         data: The data folder; it must exist.
 
         commands: By name; what one raises is logged and answered ``{"ok": false}``.
+
+        name: Of the socket in the folder.
     """
 
-    def __init__(self, data: Path, commands: Mapping[str, Command]) -> None:
-        self._data = data
+    def __init__(self, data: Path, commands: Mapping[str, Command], *, name: str = CONTROL_NAME) -> None:
+        self._data, self._name = data, name
         self._commands = dict(commands)
         self._server: asyncio.Server | None = None
         self._identity: tuple[int, int] | None = None
@@ -101,7 +107,7 @@ class ControlServer:
             DataFolderTaken: If a living one answers.
             OSError: If it cannot be bound.
         """
-        with _reachable(self._data) as path:
+        with _reachable(self._data, self._name) as path:
             self._make_room(path)
             listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
@@ -126,7 +132,7 @@ class ControlServer:
             return
         self._server.close()
         self._server = None
-        path = self._data / _NAME
+        path = self._data / self._name
         with contextlib.suppress(FileNotFoundError):
             found = path.stat()
             if (found.st_dev, found.st_ino) == self._identity:

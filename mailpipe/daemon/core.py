@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +31,7 @@ from mailpipe.config import (
     load_config,
     make_config,
 )
+from mailpipe.daemon.binding import Key, bind_servers, by_key
 from mailpipe.daemon.events import (
     Event,
     Events,
@@ -41,7 +42,7 @@ from mailpipe.daemon.events import (
     ReloadRefused,
     Stopping,
 )
-from mailpipe.daemon.sockets import bind, spell
+from mailpipe.daemon.sockets import spell
 from mailpipe.gateway import DiskSpace, Gateway
 from mailpipe.receivers.options import Listen
 from mailpipe.receivers.server import SmtpServer
@@ -58,8 +59,6 @@ _STORES_GRACE = 5.0
 
 _FINAL = ("data", "user", "group", "workers", "pid_file")
 """Keys that only a start can change."""
-
-_Key = tuple[str, int]
 
 
 @attrs.define(eq=False)
@@ -102,6 +101,8 @@ class Daemon:
 
         load: How to come by a configuration, instead of all above; called again by `reload`.
 
+        workers: How many processes serve this data folder.
+
     Raises:
         ConfigError: If the configuration cannot be used.
     """
@@ -114,13 +115,15 @@ class Daemon:
         listen: str | None = None,
         steps: Mapping[str, Callable[..., Any]] | None = None,
         load: Callable[[], Config] | None = None,
+        workers: int = 1,
     ) -> None:
         self._load = load or _loader(config, data, listen, steps)
         self._config = self._load()
+        self._workers = workers
         self.events = Events()
         """What happens; see `mailpipe.daemon.events`."""
-        self._bound: dict[_Key, socket.socket] = {}
-        self._servers: dict[_Key, _Serving] = {}
+        self._bound: dict[Key, socket.socket] = {}
+        self._servers: dict[Key, _Serving] = {}
         self._gateways: dict[str, _Open] = {}
         self._shared = SharedSteps()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -175,10 +178,23 @@ class Daemon:
             ConfigError: If an address cannot be had; no socket is kept then.
         """
         left = dict(given or {})
-        self._bound |= _bind_all(self._config, {}, left)
+        self._bound |= bind_servers(self._config, given=left)
         for sock in left.values():
             sock.close()
         return tuple(left)
+
+    def adopt(self, sockets: Sequence[socket.socket]) -> None:
+        """
+        Take listening sockets instead of binding; one per server, in their order.
+
+        Raises:
+            ConfigError: If there are not as many as servers.
+        """
+        keys = list(by_key(self._config))
+        if len(sockets) != len(keys):
+            what = f"has {len(keys)} servers, and {len(sockets)} sockets were handed on"
+            raise ConfigError([Problem(self._config.file, "", "servers", what)])
+        self._bound |= dict(zip(keys, sockets, strict=True))
 
     async def start(self) -> None:
         """
@@ -196,7 +212,7 @@ class Daemon:
             await asyncio.to_thread(self._spool.sweep)
             self._gateways = await self._open_gateways(config, {})
             try:
-                for key, server in _by_key(config).items():
+                for key, server in by_key(config).items():
                     await self._serve(key, server, self._bound.pop(key))
             except BaseException:
                 await self.stop()
@@ -320,7 +336,7 @@ class Daemon:
     async def _change_to(self, new: Config) -> tuple[str, ...]:
         old = self._config
         async with contextlib.AsyncExitStack() as undo:
-            bound = _bind_all(new, self._servers, {})
+            bound = bind_servers(new, skip=self._servers)
             for sock in bound.values():
                 undo.callback(sock.close)
             gateways = await self._open_gateways(new, self._gateways)
@@ -329,7 +345,7 @@ class Daemon:
                 undo.push_async_callback(gateways[name].gateway.aclose, 0.0)
             # From here on nothing can fail.
             undo.pop_all()
-        wanted = _by_key(new)
+        wanted = by_key(new)
         gone = [key for key in self._servers if key not in wanted]
         changes = _changes(old, new, made, gateways)
         self._config = new
@@ -358,7 +374,7 @@ class Daemon:
             return
         serving.config = config
 
-    async def _serve(self, key: _Key, config: ServerConfig, sock: socket.socket) -> None:
+    async def _serve(self, key: Key, config: ServerConfig, sock: socket.socket) -> None:
         server = SmtpServer(config.options, self._gateways[config.gateway].gateway)
         address = spell(sock)
         await server.start(sock)
@@ -403,7 +419,8 @@ class Daemon:
         return opened
 
     def _make_gateway(self, config: Config, name: str, gateway: GatewayConfig) -> Gateway:
-        place = Place(data=config.data, hostname=_hostname_of(config, name), gateway=name)
+        hostname = _hostname_of(config, name)
+        place = Place(data=config.data, hostname=hostname, gateway=name, workers=self._workers)
 
         def chain(plan: Plan) -> Chain:
             return Chain(plan, place=place, shared=self._shared)
@@ -465,39 +482,6 @@ def _spool_options(config: Config) -> SpoolOptions:
     return SpoolOptions(spool_above=config.daemon.spool_above, memory_max=config.daemon.spool_memory)
 
 
-def _by_key(config: Config) -> dict[_Key, ServerConfig]:
-    """Servers by address; those that let the system choose a port are told apart by their number."""
-    seen: Counter[str] = Counter()
-    keyed = {}
-    for server in config.servers:
-        listen = str(server.options.address)
-        keyed[listen, seen[listen]] = server
-        seen[listen] += 1
-    return keyed
-
-
-def _bind_all(
-    config: Config, running: Mapping[_Key, _Serving], given: dict[Listen, socket.socket]
-) -> dict[_Key, socket.socket]:
-    """Sockets for the servers that are not running; all or none."""
-    made: dict[_Key, socket.socket] = {}
-    for number, (key, server) in enumerate(_by_key(config).items(), 1):
-        if key in running:
-            continue
-        listen = server.options.address
-        try:
-            if listen in given:
-                made[key] = given.pop(listen)
-            else:
-                made[key] = bind(listen)
-        except OSError as error:
-            for sock in made.values():
-                sock.close()
-            what = f"cannot listen on {listen}: {error.strerror or error}"
-            raise ConfigError([Problem(config.file, f"[[servers]] {number}", "listen", what)]) from error
-    return made
-
-
 def _hostname_of(config: Config, gateway: str) -> str:
     return next((one.options.hostname for one in config.servers if one.gateway == gateway), "localhost")
 
@@ -515,7 +499,7 @@ def _effective(config: Config, name: str, gateway: GatewayConfig) -> object:
 
 def _changes(old: Config, new: Config, made: list[str], gateways: Mapping[str, _Open]) -> tuple[str, ...]:
     """What is different, in words."""
-    was, is_ = _by_key(old), _by_key(new)
+    was, is_ = by_key(old), by_key(new)
     words = [f"server {is_[key].options.listen} added" for key in is_ if key not in was]
     words += [f"server {was[key].options.listen} removed" for key in was if key not in is_]
     words += [

@@ -11,18 +11,20 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mailpipe.config import Config, ConfigError, Problem
-from mailpipe.daemon.control import ControlServer, DataFolderTaken
+from mailpipe.daemon.control import CONTROL_NAME, ControlServer, DataFolderTaken
 from mailpipe.daemon.core import Daemon
 from mailpipe.daemon.events import Listening, Reloaded
 from mailpipe.daemon.logs import LogWriter
 from mailpipe.daemon.sockets import take_activated
 from mailpipe.daemon.system import drop_privileges, notify, pid_file
+from mailpipe.daemon.workers import Slot, Workers, slot_from
 
 __all__ = ["run"]
 
@@ -32,12 +34,16 @@ _HANGS = 1
 """Exit status when something had to be left behind."""
 
 
-def run(load: Callable[[], Config]) -> int:
+def run(load: Callable[[], Config], *, workers: int | None = None, command: Sequence[str] = ()) -> int:
     """
     Serve until told to stop.
 
     Args:
         load: Reads the configuration; again at each reload.
+
+        workers: Processes; None is what the configuration says.
+
+        command: Starts this very program again, as a worker.
 
     Returns:
         The exit status: 0 if all ended well.
@@ -45,19 +51,128 @@ def run(load: Callable[[], Config]) -> int:
     Raises:
         ConfigError: If the configuration cannot be used; nothing was started then.
     """
-    daemon = Daemon(load=load)
-    config = daemon.config
-    for_nothing = daemon.bind(take_activated(os.environ, os.getpid()))
-    try:
-        config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with pid_file(_path(config, config.daemon.pid_file)):
+    slot = slot_from(os.environ)
+    config = load()
+    count = workers or config.daemon.workers
+    with contextlib.ExitStack() as stack:
+        main: Callable[[LogWriter], Coroutine[Any, Any, int]]
+        with _told(config):
+            if slot is not None:
+                main = _worker(load, slot)
+            elif count > 1:
+                main = _parent(Workers(command, load, count))
+            else:
+                main = _alone(load)
+            config.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if slot is None:
+                stack.enter_context(pid_file(_path(config, config.daemon.pid_file)))
             drop_privileges(config.daemon.user, config.daemon.group, (config.data,))
-            with _logging(config) as writer, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                for listen in for_nothing:
-                    log.warning("a socket that was handed over is nobody's: %s", listen)
-                return runner.run(_main(daemon, writer))
+            writer = stack.enter_context(_logging(config))
+        runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
+        return runner.run(main(writer))
+
+
+@contextlib.contextmanager
+def _told(config: Config) -> Iterator[None]:
+    """What the system refuses at the start is told as a problem of the configuration."""
+    try:
+        yield
     except (OSError, ValueError, DataFolderTaken) as error:
         raise ConfigError([Problem(config.file, "", "", str(error))]) from error
+
+
+def _alone(load: Callable[[], Config]) -> Callable[[LogWriter], Coroutine[Any, Any, int]]:
+    daemon = Daemon(load=load)
+    for_nothing = daemon.bind(take_activated(os.environ, os.getpid()))
+
+    async def main(writer: LogWriter) -> int:
+        for listen in for_nothing:
+            log.warning("a socket that was handed over is nobody's: %s", listen)
+        return await _serve(daemon, writer)
+
+    return main
+
+
+def _worker(load: Callable[[], Config], slot: Slot) -> Callable[[LogWriter], Coroutine[Any, Any, int]]:
+    daemon = Daemon(load=load, workers=slot.workers)
+    daemon.adopt([socket.socket(fileno=descriptor) for descriptor in slot.sockets])
+
+    async def main(writer: LogWriter) -> int:
+        # Nothing is ever written there: it ends when the parent does.
+        asyncio.get_running_loop().add_reader(slot.alive, daemon.request_stop)
+        return await _serve(daemon, writer, name=f"control-{os.getpid()}.sock")
+
+    return main
+
+
+def _parent(workers: Workers) -> Callable[[LogWriter], Coroutine[Any, Any, int]]:
+    async def main(writer: LogWriter) -> int:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+
+        def asked_to_stop(number: int) -> None:
+            if stop.is_set():
+                workers.kill()
+            log.info("stopping", extra={"fields": {"signal": signal.Signals(number).name}})
+            stop.set()
+
+        async def reload() -> Reloaded:
+            return Reloaded(changes=await workers.reload())
+
+        async def stats(_: Mapping[str, Any]) -> dict[str, Any]:
+            return {"ok": True} | await workers.statistics()
+
+        def reopen() -> None:
+            writer.reopen()
+            workers.reopen_logs()
+
+        reloads = _Reloads(reload)
+        control = ControlServer(workers.config.data, {"reload": reloads.command, "stats": stats})
+        with _told(workers.config):
+            await control.start()
+        try:
+            loop.add_signal_handler(signal.SIGHUP, reloads.start)
+            loop.add_signal_handler(signal.SIGUSR1, reopen)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, asked_to_stop, number)
+            async with workers:
+                for address in workers.addresses:
+                    _say_listening(Listening(address=address))
+                notify("READY=1\nSTATUS=accepting mail")
+                await stop.wait()
+                notify("STOPPING=1")
+                ended = await workers.stop()
+        finally:
+            await control.close()
+        log.info("stopped")
+        return 0 if ended else _HANGS
+
+    return main
+
+
+class _Reloads:
+    """Reloads by signal and by command, each told to whom it concerns."""
+
+    def __init__(self, reload: Callable[[], Awaitable[Reloaded]]) -> None:
+        self._reload = reload
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self) -> None:
+        """As a signal handler does: the log tells what comes of it."""
+        task = asyncio.get_running_loop().create_task(self.command({}))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def command(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """As the control socket's command."""
+        notify("RELOADING=1")
+        try:
+            event = await self._reload()
+        except ConfigError as error:
+            return {"ok": False, "error": str(error), "problems": [str(one) for one in error.problems]}
+        finally:
+            notify("READY=1")
+        return {"ok": True, "changes": list(event.changes)}
 
 
 def _path(config: Config, text: str) -> Path | None:
@@ -91,36 +206,29 @@ def _logging(config: Config) -> Iterator[LogWriter]:
         writer.close()
 
 
-async def _main(daemon: Daemon, writer: LogWriter) -> int:
+async def _serve(daemon: Daemon, writer: LogWriter, *, name: str = CONTROL_NAME) -> int:
     loop = asyncio.get_running_loop()
-    tasks: set[asyncio.Task[Any]] = set()
 
     async def reload() -> Reloaded:
-        notify("RELOADING=1")
-        try:
-            event = await daemon.reload()
-            logging.getLogger().setLevel(daemon.config.daemon.log.level.upper())
-            return event
-        finally:
-            notify("READY=1")
+        event = await daemon.reload()
+        logging.getLogger().setLevel(daemon.config.daemon.log.level.upper())
+        return event
 
-    async def reload_logged() -> None:
-        with contextlib.suppress(ConfigError):  # told by the daemon itself
-            await reload()
+    async def stats(_: Mapping[str, Any]) -> dict[str, Any]:
+        return {"ok": True} | daemon.statistics()
 
-    def start_reload() -> None:
-        task = loop.create_task(reload_logged())
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    control = ControlServer(daemon.config.data, _commands(daemon, reload))
-    await control.start()
+    reloads = _Reloads(reload)
+    control = ControlServer(daemon.config.data, {"reload": reloads.command, "stats": stats}, name=name)
+    with _told(daemon.config):
+        await control.start()
     try:
         daemon.subscribe(Listening, _say_listening)
-        loop.add_signal_handler(signal.SIGHUP, start_reload)
+        loop.add_signal_handler(signal.SIGHUP, reloads.start)
         loop.add_signal_handler(signal.SIGUSR1, writer.reopen)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _asked_to_stop, daemon, number, writer)
+        loop.add_signal_handler(signal.SIGTERM, _asked_to_stop, daemon, signal.SIGTERM, writer)
+        # A terminal's ^C reaches workers too, whose parent will tell them.
+        interrupt = (_asked_to_stop, daemon, signal.SIGINT, writer) if name == CONTROL_NAME else (_ignored,)
+        loop.add_signal_handler(signal.SIGINT, *interrupt)
         await daemon.start()
         notify("READY=1\nSTATUS=accepting mail")
         await daemon.wait_stopped()
@@ -132,6 +240,10 @@ async def _main(daemon: Daemon, writer: LogWriter) -> int:
         _leave(writer)
     log.info("stopped")
     return 0
+
+
+def _ignored() -> None:
+    pass
 
 
 def _asked_to_stop(daemon: Daemon, number: int, writer: LogWriter) -> None:
@@ -152,17 +264,3 @@ def _say_listening(event: Listening) -> None:
     sys.stdout.write(f"listening on {event.address}\n")
     sys.stdout.flush()
     log.info("listening", extra={"fields": {"address": event.address}})
-
-
-def _commands(daemon: Daemon, reload: Callable[[], Any]) -> dict[str, Any]:
-    async def reload_(_: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            event = await reload()
-        except ConfigError as error:
-            return {"ok": False, "error": str(error), "problems": [str(one) for one in error.problems]}
-        return {"ok": True, "changes": list(event.changes)}
-
-    async def stats(_: Mapping[str, Any]) -> dict[str, Any]:
-        return {"ok": True} | daemon.statistics()
-
-    return {"reload": reload_, "stats": stats}
