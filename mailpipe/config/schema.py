@@ -112,6 +112,10 @@ class GatewayConfig:
 
         cache: Seconds that a positive answer to a RCPT is remembered; 0: not at all.
 
+        background_retry: As ``retry``, for background jobs; then a job is dead.
+
+        background_timeout: Seconds for one attempt at background jobs.
+
         batch_items_max, batch_size_max, batch_age_max, max_leases, qps_limit, send_timeout, full_behavior, retry:
             The Channel's options of the same names. ``batch_age_max = 0`` is natural batching.
             ``max_leases = None`` is 1 for a serial storage, else 4. ``send_timeout = None`` is
@@ -125,6 +129,10 @@ class GatewayConfig:
     save_timeout: float = attrs.field(default=25.0, validator=_positive)
     validate_timeout: float = attrs.field(default=5.0, validator=_positive)
     cache: float = attrs.field(default=0.0, validator=_not_negative)
+    background_retry: RetryConfig = attrs.field(
+        factory=lambda: RetryConfig(attempts=20, first=1.0, longest=3600.0)
+    )
+    background_timeout: float = attrs.field(default=300.0, validator=_positive)
     batch_items_max: int = attrs.field(default=100, validator=_positive)
     batch_size_max: int = attrs.field(default=64 << 20, validator=_positive)
     batch_age_max: float = attrs.field(default=0.0, validator=_not_negative)

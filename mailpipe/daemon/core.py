@@ -103,6 +103,8 @@ class Daemon:
 
         workers: How many processes serve this data folder.
 
+        working: Whether background jobs are done here, and not by another of them.
+
     Raises:
         ConfigError: If the configuration cannot be used.
     """
@@ -116,10 +118,11 @@ class Daemon:
         steps: Mapping[str, Callable[..., Any]] | None = None,
         load: Callable[[], Config] | None = None,
         workers: int = 1,
+        working: bool = True,
     ) -> None:
         self._load = load or _loader(config, data, listen, steps)
         self._config = self._load()
-        self._workers = workers
+        self._workers, self._working = workers, working
         self.events = Events()
         """What happens; see `mailpipe.daemon.events`."""
         self._bound: dict[Key, socket.socket] = {}
@@ -362,6 +365,7 @@ class Daemon:
                 await self._serve(key, server, bound[key])
         deadline = asyncio.get_running_loop().time() + new.daemon.shutdown_timeout
         for name, opened in retired.items():
+            opened.gateway.stop_jobs()
             self._retire(name, opened.gateway, deadline, grace=True)
         return changes
 
@@ -422,8 +426,11 @@ class Daemon:
         hostname = _hostname_of(config, name)
         place = Place(data=config.data, hostname=hostname, gateway=name, workers=self._workers)
 
+        # A storage that writes jobs writes them for every mail it gets: it is no other gateway's.
+        shared = SharedSteps() if gateway.background else self._shared
+
         def chain(plan: Plan) -> Chain:
-            return Chain(plan, place=place, shared=self._shared)
+            return Chain(plan, place=place, shared=shared)
 
         return Gateway(
             name,
@@ -432,6 +439,8 @@ class Daemon:
             spool=self._spool,
             disk=DiskSpace(config.data, config.daemon.reserve),
             validate=chain(config.plan(gateway.validate, "validate")) if gateway.validate else None,
+            background=chain(config.plan(gateway.background, "background")) if gateway.background else None,
+            working=self._working,
             max_size=self._max_size,
         )
 

@@ -94,7 +94,7 @@ def _alone(load: Callable[[], Config]) -> Callable[[LogWriter], Coroutine[Any, A
 
 
 def _worker(load: Callable[[], Config], slot: Slot) -> Callable[[LogWriter], Coroutine[Any, Any, int]]:
-    daemon = Daemon(load=load, workers=slot.workers)
+    daemon = Daemon(load=load, workers=slot.workers, working=slot.number == 0)
     daemon.adopt([socket.socket(fileno=descriptor) for descriptor in slot.sockets])
 
     async def main(writer: LogWriter) -> int:

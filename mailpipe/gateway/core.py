@@ -23,6 +23,7 @@ import os
 import time
 import weakref
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import anyio
 import attrs
@@ -33,6 +34,7 @@ from mailpipe.bodies import BodyWriter, FileBody, HeldBody, Spool
 from mailpipe.config import GatewayConfig
 from mailpipe.envelope import Envelope, Recipient, Session, make_queue_id
 from mailpipe.errors import Answer
+from mailpipe.gateway.background import Background, BackgroundStatistics
 from mailpipe.gateway.disk import DiskSpace
 from mailpipe.gateway.options import channel_options
 from mailpipe.gateway.validation import Validation
@@ -71,6 +73,9 @@ class GatewayStatistics:
 
     late: int
     """Answered 451 and stored all the same, so far: their clients send them again."""
+
+    background: BackgroundStatistics | None
+    """Of its background jobs, if it has such."""
 
 
 class _Sink:
@@ -133,6 +138,10 @@ class Gateway:
 
         validate: Asked about recipients; opened and closed by the gateway.
 
+        background: Done with a mail after its 250; opened and closed by the gateway.
+
+        working: Whether background jobs are worked off here; else they are only written.
+
         max_size: Tells the octets of the largest mail that any server takes.
     """
 
@@ -145,6 +154,8 @@ class Gateway:
         spool: Spool,
         disk: DiskSpace,
         validate: Chain | None = None,
+        background: Chain | None = None,
+        working: bool = True,
         max_size: Callable[[], int] = lambda: 0,
     ) -> None:
         self.name = name
@@ -154,6 +165,8 @@ class Gateway:
         options = channel_options(config, serial=chain.plan.serial)
         self._channel: Channel[Envelope, Result | None] = Channel(chain.deliver, options, name=name)
         self._validation = None if validate is None else Validation(validate, config, name)
+        self._background_chain, self._working = background, working
+        self._background: Background | None = None
         # A storage that decides per recipient, and SMTP with its one reply: one recipient a mail.
         self._one_recipient = any(
             getattr(step.target, "per_recipient", False) for step in chain.plan.storages
@@ -171,7 +184,15 @@ class Gateway:
     @property
     def statistics(self) -> GatewayStatistics:
         """Counts, now."""
-        return GatewayStatistics(channel=self._channel.statistics(), open_mails=self._active, **self._counts)
+        background = None if self._background is None else attrs.evolve(self._background.statistics)
+        return GatewayStatistics(
+            background=background, channel=self._channel.statistics(), open_mails=self._active, **self._counts
+        )
+
+    @property
+    def archive(self) -> Any:  # noqa: ANN401 - an Archive, by duck
+        """The opened storage that reads mails back (`mailpipe.steps.Archive`), or None."""
+        return self._chain.archive
 
     async def start(self) -> None:
         """
@@ -188,7 +209,22 @@ class Gateway:
     async def _run(self, opened: asyncio.Future[None]) -> None:
         # A task of its own: whoever closes the gateway need not be the task that opened it.
         try:
-            async with self._chain, self._validation or contextlib.nullcontext(), self._channel:
+            async with contextlib.AsyncExitStack() as stack:
+                await stack.enter_async_context(self._chain)
+                if self._background_chain is not None:
+                    self._background = await stack.enter_async_context(
+                        Background(
+                            self._background_chain,
+                            self._chain.archive,
+                            self.config,
+                            self.name,
+                            hostname=self._chain.place.hostname,
+                            working=self._working,
+                        )
+                    )
+                if self._validation is not None:
+                    await stack.enter_async_context(self._validation)
+                await stack.enter_async_context(self._channel)
                 opened.set_result(None)
                 await self._closing.wait()
         except Exception as error:
@@ -217,15 +253,23 @@ class Gateway:
             deadline: Loop's time past which what waits is given up; its clients were told 451.
         """
         self._channel.close()
+        self.stop_jobs()
         try:
             async with asyncio.timeout_at(deadline):
                 await self._channel.wait_drained()
                 await asyncio.gather(*self._followers)
+                if self._background is not None:
+                    await self._background.wait_stopped()
         except TimeoutError:
             self._give_up()
         self._closing.set()
         if self._task is not None:
             await self._task
+
+    def stop_jobs(self) -> None:
+        """Begin no more background jobs: another gateway does."""
+        if self._background is not None:
+            self._background.stop()
 
     def _give_up(self) -> None:
         live = self._channel.statistics().live
@@ -354,6 +398,8 @@ class Gateway:
         fields: dict[str, object] = {"queue_id": envelope.queue_id, "gateway": self.name}
         if outcome.status is Status.DELIVERED and told is not None:
             self._counts["late"] += 1
+            if self._background is not None:
+                self._background.wake()
             log.warning("stored after all, and its client was told to send again", extra={"fields": fields})
         else:
             fields["status"] = outcome.status.name.lower()
@@ -384,6 +430,8 @@ class Gateway:
         first = answer if isinstance(answer, Reply | str) else _worst(answer)
         kind = "cancelled"
         if isinstance(first, Reply):
+            if first.positive and self._background is not None:
+                self._background.wake()
             kind = "stored" if first.positive else "rejected" if first.permanent else "deferred"
             self._counts[kind] += 1
         if not log.isEnabledFor(logging.INFO):
