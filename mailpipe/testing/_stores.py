@@ -1,12 +1,14 @@
 """A storage that fails as it is told, and remembers what it kept."""
 
+import copy
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
 import anyio
 
 from dispatcher import Batch
-from mailpipe.envelope import Body, Envelope
+from mailpipe.bodies import FileBody
+from mailpipe.envelope import Body, Envelope, MemoryBody
 from mailpipe.steps import Durability, Place, StoredMail, processor
 
 __all__ = ["FailingStore"]
@@ -104,7 +106,8 @@ class FailingStore:
             raise ValueError(msg)
         with self._changed:
             for envelope in batch:
-                self._kept.setdefault(envelope.queue_id, envelope)
+                if envelope.queue_id not in self._kept:
+                    self._kept[envelope.queue_id] = _outlasting(envelope)
             self._changed.notify_all()
 
     async def get(self, queue_id: str) -> StoredMail | None:
@@ -125,6 +128,20 @@ class FailingStore:
         """Forget what is older."""
         old = [queue_id for queue_id, kept in self._kept.items() if kept.received_at < before]
         return await self.delete(old)
+
+
+def _outlasting(envelope: Envelope) -> Envelope:
+    """The envelope, or a copy whose bodies stay readable after a gateway let go of its files."""
+    if not isinstance(envelope.body, FileBody):
+        return envelope
+    kept = copy.copy(envelope)
+    kept.body = _held(envelope.body)
+    kept.copies = {name: _held(body) for name, body in envelope.copies.items()}
+    return kept
+
+
+def _held(body: Body) -> MemoryBody:
+    return MemoryBody(b"".join(body.chunks()), body.encoding)
 
 
 def _stored(kept: Envelope, body: Body | None) -> StoredMail:
