@@ -67,7 +67,8 @@ class TestTheTimer:
             await anyio.sleep(5.5)
             await channel.send("new")  # due at 10.5
             await anyio.sleep(50)
-        assert sent[1] == (pytest.approx(11.0, abs=0.1), ("new",))
+        at, items = sent[1]
+        assert (at, items) == (pytest.approx(11.0, abs=0.1), ("new",))
 
     async def test_items_expire_by_the_timer_while_the_limiter_makes_wait(self, hooks: Any) -> None:
         """The worker that waits for a token must not keep the timer from being set."""
@@ -128,7 +129,7 @@ class TestUserCode:
         send = ScriptedSink[int](failures=[TransientError()])
         options = ChannelOptions[int](
             batch_age_max=0,
-            on_error=lambda batch, error: Array(),  # type: ignore[arg-type, return-value]
+            on_error=lambda batch, error: Array(),  # type: ignore[arg-type]
             retry=RetryPolicy(wait=tenacity.wait_none()),
         )
         with anyio.fail_after(1000):
