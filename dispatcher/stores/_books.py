@@ -138,6 +138,7 @@ class Books:
             self._hinted.update(self.by_name)
         for queue, before in self._undo.items():
             queue.ledger, queue.due, queue.expiry = before
+        self._dirty.update(self._undo)
         self._undo.clear()
 
     def flush(self) -> None:
@@ -173,6 +174,12 @@ class Books:
         """The step is about to add or remove queues."""
         if self._undo_queues is None:
             self._undo_queues = dict(self.by_name)
+
+    def forget(self, queue: Queue) -> None:
+        """It is removed: its numbers must not be written over those of the next one of its name."""
+        self._dirty.discard(queue)
+        self._hinted.add(queue.name)
+        del self.by_name[queue.name], self.by_number[queue.number]
 
     def hint(self, name: str) -> None:
         """Whoever waits for this queue has to look."""

@@ -53,8 +53,7 @@ class Tables(Books):
                 for rows in self.chunks(f"SELECT {ERASED} FROM entries WHERE {ON_SHELF[shelf]}", queue):
                     self.erase(queue, rows)
             self.db.execute("DELETE FROM queues WHERE id = ?", (queue.number,))
-            self.hint(name)
-            del self.by_name[name], self.by_number[queue.number]
+            self.forget(queue)
 
     def queues(self, now: float) -> Sequence[str]:
         """See `dispatcher.stores.base.Store.queues`."""
