@@ -236,6 +236,9 @@ def find_spec(name: str, settings: Settings | None = None) -> Spec:
     if known in _BUILT_IN:
         _import(_BUILT_IN[known], known)
     if (spec := registered(known)) is not None:
+        if known in _BUILT_IN and spec.target.__module__.partition(".")[0] != "mailpipe":
+            rule = f"is built in, and {spec.target.__module__} calls a step of its own so; say use = 'module:name'"
+            raise ChainError(rule, step=name)
         return spec
     for point in importlib.metadata.entry_points(group=_ENTRY_POINTS):
         if point.name.lower() == known:

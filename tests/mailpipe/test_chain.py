@@ -225,6 +225,66 @@ class TestRefusals:
         )
 
 
+class TestGoGuerrilla:
+    """The chains of its documents and samples."""
+
+    def test_the_documented_one(self) -> None:
+        """Its names, its order of stages ours."""
+        settings = {"MySql": Settings(options={"url": "mysql://user:pass@db/mail"})}
+        plan = compile_chain("HeadersParser|Debugger|Hasher|Header|Compressor|Redis|MySql", settings=settings)
+
+        assert [step.name for step in plan.steps] == [
+            "hasher",
+            "headersparser",
+            "debugger",
+            "header",
+            "compressor",
+            "redis",
+            "mysql",
+        ]
+
+    def test_mysql_is_never_silently_sqlite(self) -> None:
+        """Without a url it is refused."""
+        with pytest.raises(ChainError, match="'mysql' needs url"):
+            compile_chain("Hasher|MySql")
+
+    @pytest.mark.parametrize(
+        ("text", "names"),
+        [
+            ("mimeanalyzer|headersparser|chunksaver", ["mimeanalyzer", "headersparser", "chunksaver"]),
+            ("header|compress|decompress|debug|sql", ["header", "debug", "compress", "decompress", "sql"]),
+            ("buffer|hasher|sql", ["hasher", "sql"]),
+        ],
+    )
+    def test_its_stream_decorators(self, text: str, names: list[str]) -> None:
+        """Under their names."""
+        assert [step.name for step in compile_chain(text).steps] == names
+
+    def test_nothing_is_compressed_before_chunks(self) -> None:
+        """Nothing would be de-duplicated."""
+        with pytest.raises(ChainError, match="cannot stand after 'compress': nothing"):
+            compile_chain("mimeanalyzer | compress | chunksaver")
+
+    def test_the_minimal_file(self) -> None:
+        """Of the design."""
+        plan = compile_chain("header | hasher | compressor | sql")
+
+        assert [step.name for step in plan.steps] == ["hasher", "header", "compressor", "sql"]
+        assert (plan.durability, plan.serial, plan.warnings) == ("disk", True, ())
+
+
+class TestRelay:
+    def test_counts_hops_without_being_asked(self) -> None:
+        """Two servers that relay to each other would do so for ever."""
+        relay = {"relay": Settings(options={"host": "next.example.org"})}
+
+        assert [step.name for step in compile_chain("hasher | relay", settings=relay).envelope] == ["limits"]
+        named = {**relay, "limits": Settings(options={"received": 3})}
+        (limits,) = compile_chain("relay", settings=named).envelope
+        assert limits.options.received == 3  # type: ignore[union-attr]
+        assert [s.name for s in compile_chain("strict:limits | relay", settings=relay).envelope] == ["strict"]
+
+
 class TestConsequences:
     def test_as_durable_as_the_weakest_place_of_the_body(self, names: dict[str, Any]) -> None:
         """A place that keeps facts only does not count."""
@@ -296,6 +356,19 @@ class TestLookup:
 
         assert processor("sink-class")(Sink) is Sink
         assert find_spec("sink-class").kind == "stream"
+
+    def test_a_built_in_name_is_never_taken_over(self) -> None:
+        """A module that calls its step like one of ours is named, not obeyed."""
+        ours = find_spec("discard")
+        mine = types.FunctionType(judge.__code__, {"__name__": "shop"})
+        mine.__annotations__ = {"envelope": Envelope}
+        processor("discard")(mine)
+        try:
+            with pytest.raises(ChainError, match="is built in, and shop calls"):
+                find_spec("discard")
+        finally:
+            processor("discard", inline=True, rejects=False)(ours.target)
+        assert find_spec("discard").target is ours.target
 
     def test_no_kind_to_be_found(self) -> None:
         """It is asked for instead of guessed."""
