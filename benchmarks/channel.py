@@ -115,13 +115,13 @@ async def _channel_send_nowait(count: int) -> float:
 
 @contextmanager
 def _send(scale: float) -> Iterator[Sides]:
-    count = int(300_000 * scale)
+    count = int(100_000 * scale)
     yield Sides(partial(_timed, partial(_channel_send, count)), partial(_timed, partial(_queue_put, count)))
 
 
 @contextmanager
 def _send_nowait(scale: float) -> Iterator[Sides]:
-    count = int(300_000 * scale)
+    count = int(100_000 * scale)
     yield Sides(
         partial(_timed, partial(_channel_send_nowait, count)),
         partial(_timed, partial(_queue_put_nowait, count)),
@@ -216,7 +216,7 @@ async def _channel_waiters(tasks: int, each: int) -> float:
 
 @contextmanager
 def _submit_waves(scale: float) -> Iterator[Sides]:
-    waves = max(1, int(100 * scale))
+    waves = max(1, int(40 * scale))
     yield Sides(
         partial(_timed, partial(_channel_waves, waves)), partial(_timed, partial(_queue_waves, waves))
     )
@@ -224,7 +224,7 @@ def _submit_waves(scale: float) -> Iterator[Sides]:
 
 @contextmanager
 def _submit_tasks(scale: float) -> Iterator[Sides]:
-    each = max(1, int(600 * scale))
+    each = max(1, int(250 * scale))
     yield Sides(
         partial(_timed, partial(_channel_waiters, 100, each)),
         partial(_timed, partial(_queue_waiters, 100, each)),
@@ -261,12 +261,12 @@ async def _lone_item(count: int) -> float:
 
 @contextmanager
 def _batch(scale: float) -> Iterator[Sides]:
-    yield Sides(partial(_timed, partial(_batch_cost, int(20_000 * scale))))
+    yield Sides(partial(_timed, partial(_batch_cost, int(5_000 * scale))))
 
 
 @contextmanager
 def _lone(scale: float) -> Iterator[Sides]:
-    yield Sides(partial(_timed, partial(_lone_item, int(10_000 * scale))))
+    yield Sides(partial(_timed, partial(_lone_item, int(5_000 * scale))))
 
 
 async def _wake_up(senders: int, rounds: int) -> float:

@@ -72,8 +72,10 @@ def _into_maildir(plan: Plan, server: postfix.Postfix) -> float:
 
 
 @contextmanager
-def _accept_only(scale: float, *, size: int, mails: int, loop: str) -> Iterator[Sides]:
-    plan = Plan(port=0, mails=max(40, int(mails * scale)), size=size)
+def _accept_only(
+    scale: float, *, size: int, mails: int, loop: str = "", pipelining: int = 0
+) -> Iterator[Sides]:
+    plan = Plan(port=0, mails=max(40, int(mails * scale)), size=size, pipelining=pipelining)
     stock = [sys.executable, "-m", "benchmarks.stock", *([loop] if loop else [])]
     with folder() as place, ExitStack() as stack:
         ours = stack.enter_context(mailpipe(place, "accept", _ACCEPT_ONLY))
@@ -127,16 +129,24 @@ ROWS = (
         yardstick="aiosmtpd as installed, a handler that answers 250",
         unit="mails/s",
         bar=at_least(4),
-        turns=5,
-        open=partial(_accept_only, size=2048, mails=6000, loop=""),
+        turns=7,
+        open=partial(_accept_only, size=2048, mails=3000),
     ),
     Row(
         name="accept-2k-same-loop",
         what="the same",
         yardstick="aiosmtpd on uvloop",
         unit="mails/s",
-        turns=5,
-        open=partial(_accept_only, size=2048, mails=6000, loop="--uvloop"),
+        turns=7,
+        open=partial(_accept_only, size=2048, mails=3000, loop="--uvloop"),
+    ),
+    Row(
+        name="accept-2k-pipelining",
+        what="the same, from clients that use PIPELINING where it is offered",
+        yardstick="aiosmtpd as installed, which does not offer it",
+        unit="mails/s",
+        turns=7,
+        open=partial(_accept_only, size=2048, mails=3000, pipelining=1),
     ),
     Row(
         name="accept-50k",
@@ -144,8 +154,8 @@ ROWS = (
         yardstick="aiosmtpd as installed, a handler that answers 250",
         unit="mails/s",
         bar=at_least(5),
-        turns=5,
-        open=partial(_accept_only, size=50_000, mails=2000, loop=""),
+        turns=7,
+        open=partial(_accept_only, size=50_000, mails=800),
     ),
     Row(
         name="durable-2k",
@@ -153,7 +163,7 @@ ROWS = (
         yardstick="Postfix into Maildirs on the same disk, until the last mail is in",
         unit="mails/s",
         bar=at_least(5),
-        turns=5,
+        turns=7,
         open=partial(_durable, mails=4000),
     ),
     Row(

@@ -82,7 +82,7 @@ class Row:
 
         bar: What it has to reach; None for a figure that is only shown.
 
-        turns: How many pairs are measured; each is preceded by none but the one warm-up.
+        turns: How many pairs are measured. Many short ones beat few long ones: a disturbance spoils few.
 
         open:
             Takes a scale (1.0: as published; less: shorter) and sets the sides up; what it
@@ -94,7 +94,7 @@ class Row:
     yardstick: str = ""
     unit: str
     bar: Bar | None = None
-    turns: int = 7
+    turns: int = 25
     open: Callable[[float], AbstractContextManager[Sides]]
 
 
