@@ -210,7 +210,8 @@ class Database:
             cursor.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
             _switch_to_wal(cursor, self._options.timeout)
             cursor.execute(f"PRAGMA synchronous = {'FULL' if on_disk else 'NORMAL'}")
-            # Room for what one checkpoint leaves behind, or each commit would grow the file anew.
+            # What a burst made of the log is given back by the next checkpoint, but not all of it:
+            # commits that make a file grow cost more than those that write over it.
             cursor.execute("PRAGMA journal_size_limit = 67108864")
         elif self.dialect.name == "postgresql":
             cursor.execute(f"SET synchronous_commit = {'on' if on_disk else 'off'}")

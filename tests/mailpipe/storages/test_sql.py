@@ -75,6 +75,26 @@ class FailingConnection:
         self.closed = True
 
 
+class RecordingConnection:
+    """A connection that notes the first word of what it executes."""
+
+    def __init__(self, inner: Any, steps: list[str]) -> None:
+        self.inner, self.steps = inner, steps
+
+    def cursor(self) -> Any:
+        cursor, steps = self.inner.cursor(), self.steps
+
+        class Cursor:
+            def execute(self, sql: str, values: Any = ()) -> None:
+                steps.append(sql.split()[0])
+                cursor.execute(sql, values)
+
+            def close(self) -> None:
+                cursor.close()
+
+        return Cursor()
+
+
 class TestStoring:
     async def test_keeps_every_octet(self, storage: SqlStorage, make_envelope: MakeEnvelope) -> None:
         """NUL, 8-bit, bare CR and LF, nothing at all: as received."""
@@ -274,6 +294,26 @@ class TestLargeBodies:
         assert file.read_bytes() == data
         assert query(storage, "SELECT body_file, body FROM mails") == [(envelope.queue_id, None)]
         assert await received(storage, envelope) == data
+
+    async def test_is_linked_and_synced_before_the_row(
+        self, storage: SqlStorage, spool: Spool, make_envelope: MakeEnvelope, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Link each, sync the folder once, then the row: at no moment does a row lack its file."""
+        steps: list[str] = []
+        for name in ("link", "fsync"):
+            real = getattr(os, name)
+            monkeypatch.setattr(
+                os,
+                name,
+                lambda *args, _name=name, _real=real, **more: (steps.append(_name), _real(*args, **more)),
+            )
+        inner = storage._connection  # noqa: SLF001 - what it is asked for, and when, is the promise
+        storage._connection = RecordingConnection(inner, steps)  # noqa: SLF001
+        bodies = [await self.spooled(spool, b"x" * (MIB + 1)) for _ in range(3)]
+        await store(storage, *[make_envelope(body) for body in bodies])
+        storage._connection = inner  # noqa: SLF001
+
+        assert steps == ["link"] * 3 + ["fsync", "INSERT"]
 
     async def test_a_small_file_stands_in_the_row(
         self, storage: SqlStorage, spool: Spool, make_envelope: MakeEnvelope, tmp_path: Path

@@ -1,0 +1,69 @@
+"""Turns of processes: one at a time, a bounded wait, and no turn of the dead."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mailpipe.storages._turn import Turn
+
+HOLD = """
+import sys
+from pathlib import Path
+from mailpipe.storages._turn import Turn
+with Turn(Path(sys.argv[1]), 10):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "mail.db.lock"
+
+
+class TestTurn:
+    def test_one_at_a_time(self, path: Path) -> None:
+        """Whoever comes while it is another's turn waits for it to end."""
+        inside, most = 0, 0
+
+        def work() -> None:
+            nonlocal inside, most
+            for _ in range(50):
+                with Turn(path, 30):
+                    inside += 1
+                    most = max(most, inside)
+                    inside -= 1
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert most == 1
+
+    def test_waits_no_longer_than_told(self, path: Path) -> None:
+        """TimeoutError, which is store trouble; the other's turn goes on."""
+        first = Turn(path, 1)
+        with (
+            first, pytest.raises(TimeoutError, match=r"no turn at mail.db.lock within 0.05 s"),
+            Turn(path, 0.05),
+        ):
+            pytest.fail("it is the other's turn")
+        with Turn(path, 0.05):
+            pass
+
+    def test_the_turn_of_a_dead_process_is_over(self, path: Path) -> None:
+        """Killed in its turn, a process holds nobody up."""
+        command = [sys.executable, "-c", HOLD, str(path)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"mine\n"
+            with pytest.raises(TimeoutError), Turn(path, 0.05):
+                pytest.fail("it is the other's turn")
+            other.kill()
+            other.wait(30)
+            with Turn(path, 10):
+                pass
