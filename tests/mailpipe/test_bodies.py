@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,6 +154,7 @@ class TestLargeBodies:
 
     async def test_a_late_reader_never_reads_another_file(self, spool: Spool) -> None:
         """A release while a thread reads waits for it; afterwards reading is refused by name."""
+        before = open_files()
         body = await body_of(spool, b"x" * 5000)
         assert isinstance(body, FileBody)
         chunks = body.chunks(1000)
@@ -164,7 +166,7 @@ class TestLargeBodies:
         assert first + b"".join(chunks) == b"x" * 5000
         with pytest.raises(ValueError, match="released"):
             next(body.chunks())
-        assert all(len(other) == 5000 for other in others)
+        assert open_files() == before + len(others)
 
     async def test_a_file_that_ends_early_is_an_error(self, spool: Spool, tmp_path: Path) -> None:
         """A short file is never taken for a short mail."""
@@ -208,6 +210,36 @@ class TestWithoutNamelessFiles:
         body.release()
 
         assert (tmp_path / "kept").read_bytes() == b"x" * 5000
+
+    async def test_cancelled_while_a_thread_writes(
+        self, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The name that the thread made meanwhile goes with the mail."""
+        entered, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+        new_file, write = spool.new_file, BodyWriter._write  # noqa: SLF001 - to know when the thread ended
+
+        def slow() -> object:
+            entered.set()
+            assert go_on.wait(30)
+            return new_file()
+
+        def watched(*args: Any) -> None:
+            try:
+                write(*args)
+            finally:
+                ended.set()
+
+        monkeypatch.setattr(spool, "new_file", slow)
+        monkeypatch.setattr(BodyWriter, "_write", watched)
+        task = asyncio.ensure_future(_awaited(spool.open().write(b"x" * 5000)))
+        await asyncio.to_thread(entered.wait, 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+        await asyncio.to_thread(ended.wait, 30)
+
+        assert os.listdir(spool.folder / "tmp") == []
 
     async def test_the_sweep_takes_only_what_is_old(self, spool: Spool) -> None:
         """What dead processes left goes; another process's mail in progress stays."""

@@ -167,6 +167,23 @@ class TestSharing:
         assert kept(storage) == before
         assert await storage.get(two.queue_id) is None
 
+    async def test_counts_up_in_the_order_of_the_keys(
+        self, storage: ChunksStorage, make_mail: MakeEnvelope, keep: Keep, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Over the whole batch: so two writers never wait for each other in a ring."""
+        keys: list[bytes] = []
+        compare = ChunksStorage._compare  # noqa: SLF001 - it gets the keys as they are counted up
+
+        def recorded(self: ChunksStorage, cursor: Any, some: list[bytes], known: Any) -> None:
+            keys.extend(some)
+            compare(self, cursor, some, known)
+
+        monkeypatch.setattr(ChunksStorage, "_compare", recorded)
+        await keep(storage, *[make_mail(f"m{number}", os.urandom(60_000)) for number in range(10)])
+
+        assert len(keys) > 100
+        assert keys == sorted(keys)
+
     async def test_two_workers_at_once(
         self, options: ChunksOptions, make_mail: MakeEnvelope, keep: Keep, tmp_path: Path
     ) -> None:

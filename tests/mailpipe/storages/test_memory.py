@@ -1,11 +1,11 @@
 """``memory``: bounded, and nothing acknowledged is forgotten for it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
-from mailpipe.envelope import Envelope
+from mailpipe.envelope import Envelope, MemoryBody
 from mailpipe.errors import Deferred
 from mailpipe.storages.memory import MemoryOptions, MemoryStorage
 
@@ -36,6 +36,21 @@ class TestBounds:
         assert storage.octets == 1000 == storage.largest
         await storage.delete([one.queue_id])
         assert storage.octets == 400
+
+    async def test_a_body_that_cannot_be_read_counts_nothing(
+        self, make_envelope: MakeEnvelope, keep: Keep
+    ) -> None:
+        """A broken mail takes no room from the others."""
+
+        class Broken(MemoryBody):
+            def chunks(self, size: int = 65536) -> Iterator[bytes]:
+                raise OSError(5, "Input/output error")
+
+        storage = MemoryStorage()
+        with pytest.raises(OSError, match="Input/output"):
+            await keep(storage, make_envelope(Broken(b"x" * 100)))
+
+        assert storage.octets == 0
 
     @pytest.mark.parametrize("name", ["max_mails", "max_octets"])
     def test_bad_options_name_the_rule(self, name: str) -> None:

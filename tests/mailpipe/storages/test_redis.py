@@ -75,14 +75,21 @@ class TestKeeping:
         self, storage: RedisStorage, make_envelope: MakeEnvelope, keep: Keep, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A crash between body and mail leaves what the server forgets by itself."""
-        monkeypatch.setattr(client_of_redis.client.Pipeline, "execute", _broken)
         envelope = make_envelope(b"x" * 600_000)
-        with pytest.raises(ConnectionError):
-            await keep(storage, envelope)
+        with monkeypatch.context() as patch:
+            patch.setattr(client_of_redis.client.Pipeline, "execute", _broken)
+            with pytest.raises(ConnectionError):
+                await keep(storage, envelope)
 
         client = storage._client  # noqa: SLF001
         (key,) = client.keys(f"{storage.options.prefix}*")
         assert 0 < client.ttl(key) <= 3600
+        await keep(storage, envelope, attempt=2)
+        mail = await storage.get(envelope.queue_id)
+        assert mail is not None
+        assert mail.body is not None
+        assert b"".join(mail.body.chunks()) == b"x" * 600_000
+        assert client.llen(key) == 2
 
 
 class TestTrouble:

@@ -48,7 +48,8 @@ class TestTurn:
         """TimeoutError, which is store trouble; the other's turn goes on."""
         first = Turn(path, 1)
         with (
-            first, pytest.raises(TimeoutError, match=r"no turn at mail.db.lock within 0.05 s"),
+            first,
+            pytest.raises(TimeoutError, match=r"no turn at mail.db.lock within 0.05 s"),
             Turn(path, 0.05),
         ):
             pytest.fail("it is the other's turn")
