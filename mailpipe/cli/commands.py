@@ -16,11 +16,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mailpipe.cli.reading import Reading
+from mailpipe.cli.reading import CannotRead, Reading
 from mailpipe.cli.report import explain
 from mailpipe.cli.show import plain, rendered, row
 from mailpipe.config import Config, ConfigError, load_config, parse_duration, read_data
 from mailpipe.daemon.control import ask
+from mailpipe.daemon.logs import masked
 
 __all__ = ["app", "main"]
 
@@ -69,6 +70,8 @@ def _errors() -> Iterator[None]:
         lines = "\n".join(plain(str(problem)) for problem in error.problems)
         typer.echo(lines, err=True)
         raise typer.Exit(2) from error
+    except CannotRead as error:
+        _fail(masked(str(error).splitlines()[0]))
 
 
 def _load(config: Path | None, data: str | None, listen: str | None = None) -> Config:

@@ -8,14 +8,19 @@ from collections.abc import Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from mailpipe.batchstage import is_trouble
 from mailpipe.chain import Step
 from mailpipe.config import Config
 from mailpipe.steps import Archive, Place, StoredMail
 
-__all__ = ["Reading"]
+__all__ = ["CannotRead", "Reading"]
 
 T = TypeVar("T")
 _PAGE = 500
+
+
+class CannotRead(Exception):
+    """A storage that cannot be opened or asked, and why."""
 
 
 class Reading:
@@ -25,12 +30,12 @@ class Reading:
     Args:
         config: Says which.
 
-        changing: Whether mails will be deleted.
+    Raises:
+        CannotRead: Out of every method, if a storage is in trouble.
     """
 
-    def __init__(self, config: Config, *, changing: bool = False) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._changing = changing
         self._runner = asyncio.Runner()
         self._archives: list[Archive] = []
         self._steps: list[Step] = []
@@ -92,16 +97,27 @@ class Reading:
             after = page[-1].queue_id
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._runner.run(work)
+        try:
+            return self._runner.run(work)
+        except Exception as error:
+            # Bugs keep their traceback; what the world did is told in a line.
+            if not (is_trouble(error) or isinstance(error, OSError)):
+                raise
+            msg = f"{type(error).__name__}: {error}"
+            raise CannotRead(msg) from error
 
     async def _open(self) -> None:
         for name, gateway in self._config.gateways.items():
-            place = Place(data=self._config.data, gateway=name, reading=not self._changing)
+            place = Place(data=self._config.data, gateway=name, reading=True)
             for step in self._config.plan(gateway.process).storages:
                 if not callable(getattr(step.target, "get", None)) or self._known(step):
                     continue
                 target: Any = step.target
-                await target.setup(place)
+                try:
+                    await target.setup(place)
+                except Exception as error:
+                    msg = f"[gateways.{name}] {step.name}: {type(error).__name__}: {error}"
+                    raise CannotRead(msg) from error
                 self._steps.append(step)
                 self._archives.append(target)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import attrs
 
-from mailpipe.config import Config
+from mailpipe.config import Config, GatewayConfig
+from mailpipe.gateway import send_timeout
 from mailpipe.receivers.options import ServerOptions
 
 __all__ = ["Report", "explain"]
@@ -33,9 +34,20 @@ def explain(config: Config) -> Report:
             chains["validate"] = config.plan(gateway.validate, "validate").explain()
         if gateway.background:
             chains["background"] = config.plan(gateway.background, "background").explain()
+        chains["process"]["warnings"] += _slow_drivers(config, gateway)
         gateways[name] = {"durability": chains["process"]["durability"], "chains": chains}
     facts = {"file": config.file, "data": str(config.data), "servers": servers, "gateways": gateways}
     return Report(facts, "\n".join(_lines(facts)))
+
+
+def _slow_drivers(config: Config, gateway: GatewayConfig) -> list[str]:
+    """Storages that may hang for longer than an attempt lasts: their mails may be stored after a 451."""
+    limit = send_timeout(gateway)
+    return [
+        f"{step.name}: timeout = {timeout:g} s is not below the gateway's send_timeout = {limit:g} s"
+        for step in config.plan(gateway.process).storages
+        if isinstance(timeout := getattr(step.options, "timeout", None), float) and timeout >= limit
+    ]
 
 
 def _server(options: ServerOptions, gateway: str) -> dict[str, Any]:

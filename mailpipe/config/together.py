@@ -16,7 +16,7 @@ _LEVELS = ("none", "os", "disk")
 
 def check_together(config: Config, reader: Reader) -> None:
     """Note in *reader* what is wrong between tables."""
-    plans = {name: _plan(config, reader, name, gateway) for name, gateway in config.gateways.items()}
+    plans = {name: _plans(config, reader, name, gateway) for name, gateway in config.gateways.items()}
     largest = min((gateway.batch_size_max for gateway in config.gateways.values()), default=None)
     if largest is not None and config.daemon.spool_above > largest:
         what = f"must be at most batch_size_max = {largest} of every gateway, got {config.daemon.spool_above}"
@@ -30,24 +30,22 @@ def check_together(config: Config, reader: Reader) -> None:
         if server.gateway not in config.gateways:
             known = ", ".join(sorted(config.gateways))
             reader.problem(place, "gateway", f"no such gateway; there are {known}, got {server.gateway!r}")
-        elif (plan := plans[server.gateway]) is not None:
-            _check_server(reader, place, server, plan)
+        elif (found := plans[server.gateway]) is not None:
+            _check_server(reader, place, server, *found)
 
 
-def _plan(config: Config, reader: Reader, name: str, gateway: GatewayConfig) -> Plan | None:
+def _plans(
+    config: Config, reader: Reader, name: str, gateway: GatewayConfig
+) -> tuple[Plan, Plan | None] | None:
     table = f"[gateways.{name}]"
-    plan: Plan | None = None
-    try:
-        plan = config.plan(gateway.process)
-    except ChainError as error:
-        reader.problem(table, "process", str(error))
-    for key, text in (("validate", gateway.validate), ("background", gateway.background)):
-        if text:
+    plans: dict[str, Plan] = {}
+    for key in ("process", "validate", "background"):
+        if text := getattr(gateway, key):
             try:
-                config.plan(text, "validate" if key == "validate" else "background")
+                plans[key] = config.plan(text, key)
             except ChainError as error:
                 reader.problem(table, key, str(error))
-    if plan is None:
+    if (plan := plans.get("process")) is None:
         return None
     if plan.storages and _LEVELS.index(plan.durability) < _LEVELS.index(gateway.durability):
         weakest = min(plan.storages, key=lambda step: _LEVELS.index(step.target.durability))  # type: ignore[attr-defined] # a storage's
@@ -60,10 +58,12 @@ def _plan(config: Config, reader: Reader, name: str, gateway: GatewayConfig) -> 
     if gateway.background and not hasattr(plan.archive and plan.archive.target, "outbox"):
         what = "reads mails back and keeps its jobs beside them, so the chain needs a storage that can (sql, chunks)"
         reader.problem(table, "background", f"{what}; got {gateway.process!r}")
-    return plan
+    return plan, plans.get("background")
 
 
-def _check_server(reader: Reader, place: str, server: ServerConfig, plan: Plan) -> None:
+def _check_server(
+    reader: Reader, place: str, server: ServerConfig, plan: Plan, background: Plan | None
+) -> None:
     options = server.options
     if options.tls is not None:
         try:
@@ -74,7 +74,8 @@ def _check_server(reader: Reader, place: str, server: ServerConfig, plan: Plan) 
         what = f"must be at most {plan.largest}, the largest body of the chain {plan.text!r}, got {options.max_size}"
         reader.problem(place, "max_size", what)
     anyone = not options.relay_from and not options.users and options.authenticator is None
-    outward = [step.name for step in plan.steps if step.spec.name in _OUTWARD]
+    steps = plan.steps + (background.steps if background is not None else ())
+    outward = [step.name for step in steps if step.spec.name in _OUTWARD]
     everybody = options.allowed_hosts is None or "*" in options.allowed_hosts or "." in options.allowed_hosts
     if outward and everybody and anyone:
         reader.problem(

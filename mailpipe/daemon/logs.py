@@ -22,7 +22,7 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
-__all__ = ["LogWriter", "event_of"]
+__all__ = ["LogWriter", "event_of", "masked"]
 
 # C0, DEL, C1 and what some terminals and viewers take for a line end or a change of direction.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -36,6 +36,11 @@ _Render = Callable[[Any, str, dict[str, Any]], str | bytes]
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def masked(text: str) -> str:
+    """*text* without the passwords of the URLs in it."""
+    return _URL_PASSWORD.sub(rf"\1:{_MASK}@", text)
 
 
 @functools.cache
@@ -59,8 +64,7 @@ def _clean(key: str, value: object) -> object:
             str(_clean("", name)): _MASK if _SECRET_NAME.search(str(name)) else _clean("", item)
             for name, item in value.items()
         }
-    text = _URL_PASSWORD.sub(rf"\1:{_MASK}@", str(value))
-    return _CONTROLS.sub(_escape, text.encode("utf-8", "backslashreplace").decode())
+    return _CONTROLS.sub(_escape, masked(str(value)).encode("utf-8", "backslashreplace").decode())
 
 
 @functools.lru_cache(maxsize=2)

@@ -5,7 +5,7 @@ The path of a mail: the one place that wires receiver → chain → Channel → 
 from mailpipe.gateway.background import Background, BackgroundStatistics, envelope_of
 from mailpipe.gateway.core import Gateway, GatewayStatistics
 from mailpipe.gateway.disk import DiskSpace
-from mailpipe.gateway.options import channel_options, validate_options
+from mailpipe.gateway.options import channel_options, send_timeout, validate_options
 from mailpipe.gateway.validation import Validation
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "Validation",
     "channel_options",
     "envelope_of",
+    "send_timeout",
     "validate_options",
 ]

@@ -14,9 +14,14 @@ from mailpipe.config import GatewayConfig
 from mailpipe.envelope import Envelope, MemoryBody, Recipient
 from mailpipe.errors import Answer
 
-__all__ = ["channel_options", "held_in_memory", "validate_options"]
+__all__ = ["channel_options", "held_in_memory", "send_timeout", "validate_options"]
 
 log = logging.getLogger("mailpipe.mail")
+
+
+def send_timeout(config: GatewayConfig) -> float:
+    """Seconds that one attempt may take: as configured, else four fifths of ``save_timeout``."""
+    return config.send_timeout or 0.8 * config.save_timeout
 
 
 def channel_options(config: GatewayConfig, *, serial: bool) -> ChannelOptions[Envelope]:
@@ -49,7 +54,7 @@ def channel_options(config: GatewayConfig, *, serial: bool) -> ChannelOptions[En
             stop=stop,
         ),
         qps_limit=None if config.qps_limit is None else Rate(config.qps_limit, max(1.0, config.qps_limit)),
-        send_timeout=config.send_timeout or 0.8 * config.save_timeout,
+        send_timeout=send_timeout(config),
         item_age_max=config.save_timeout,
         on_error=_log_attempt,
         on_drop=_told_by_receipts,

@@ -49,6 +49,8 @@ class SqlArchive:
 
     async def delete(self, queue_ids: Sequence[str]) -> int:
         """Delete these, rows before files; returns how many there were."""
+        if not self.database.is_open:
+            return 0
         deleted = 0
         for start in range(0, len(queue_ids), _DELETE_AT_ONCE):
             some = queue_ids[start : start + _DELETE_AT_ONCE]
@@ -57,6 +59,8 @@ class SqlArchive:
 
     async def expire(self, before: float) -> int:
         """Delete what was received earlier than *before* (seconds since the epoch); returns how many."""
+        if not self.database.is_open:
+            return 0
         deleted = 0
         while some := await anyio.to_thread.run_sync(self._expired, before):
             deleted += await anyio.to_thread.run_sync(self._delete, some)

@@ -265,6 +265,38 @@ class TestTrust:
         with pytest.raises(ConfigError, match="allowed_hosts"):
             load_config(listen="0.0.0.0:2525", environment={})
 
+    @pytest.mark.parametrize(
+        "chain",
+        [
+            'process = "relay"',
+            'process = "sql"\nbackground = "relay"',
+            'process = "sql | exec"\ndurability = "none"',
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("server", "refused"),
+        [
+            ("", True),
+            ('allowed_hosts = ["*"]', True),
+            ('allowed_hosts = ["."]', True),
+            ('allowed_hosts = ["example.org"]', False),
+            ('allowed_hosts = ["*"]\nrelay_from = ["10.0.0.0/8"]', False),
+        ],
+    )
+    def test_no_open_relay_by_accident(
+        self, chain: str, server: str, refused: bool, load: Callable[..., Config]
+    ) -> None:
+        """Whoever hands mail on or runs programs for it says for whom, after the 250 as before it."""
+        text = (
+            f"[[servers]]\n{server}\n[gateways.default]\n{chain}\n"
+            '[processors.relay]\nhost = "127.0.0.1"\n[processors.exec]\ncommand = ["/bin/true"]\n'
+        )
+        if refused:
+            with pytest.raises(ConfigError, match="open relay"):
+                load(text)
+        else:
+            load(text)
+
     def test_a_star_says_it(self, load: Callable[..., Config]) -> None:
         """``["*"]`` is the purpose."""
         assert load('[[servers]]\nlisten = "0.0.0.0:2525"\nallowed_hosts = ["*"]\n').servers
