@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher import StaleBatch
+from dispatcher import Batch, StaleBatch
+from dispatcher.buffer.batch import BufferedBatch
 from mailpipe.batchstage import Poisoned, Progress, StoreTrouble, is_trouble, passage
 from mailpipe.chain import Step, compile_chain
 from mailpipe.errors import Deferred, Discarded, Rejected
@@ -148,8 +149,6 @@ class TestBisection:
     @given(st.integers(1, 40), st.data())
     def test_finds_the_one(self, size: int, data: st.DataObject) -> None:
         """One poisoned mail, wherever: it alone is answered 451, in about 2 log2 n calls."""
-        from dispatcher.buffer.batch import Batch, BufferedBatch
-
         poison = data.draw(st.integers(0, size - 1))
         lot: Any = BufferedBatch(1, 0.0)
         lot.attempts = 1
@@ -440,3 +439,63 @@ class TestEnds:
 
         with pytest.raises(ConnectionError):
             run(steps_of(down), [], attempts([]).next())
+
+
+class Judge:
+    """A step that is transactional, and treats each item as drawn."""
+
+    def __init__(self, fates: dict[str, str], troubles: list[bool]) -> None:
+        self.fates, self.troubles = fates, troubles
+        self.confirmed: list[str] = []
+        self.seen: list[str] = []
+
+    def __call__(self, batch: Any) -> None:
+        self.seen += batch
+        if self.troubles and self.troubles.pop():
+            raise ConnectionError
+        if any(self.fates[item] == "poison" for item in batch):
+            raise PoisonError
+        if any(self.fates[item] == "raises" for item in batch):
+            raise Rejected(NO)
+        for position, item in enumerate(batch):
+            if self.fates[item] == "rejects":
+                batch.fail(position, Rejected(NO))
+            else:
+                self.confirmed.append(item)
+
+
+FATES = st.sampled_from(["pass"] * 6 + ["rejects", "raises", "poison"])
+
+
+@given(st.integers(1, 20), st.integers(1, 3), st.data())
+def test_every_item_has_the_fate_of_its_first_bad_step(size: int, depth: int, data: st.DataObject) -> None:
+    """Whatever else is in the batch, and however often the store is in trouble; confirmed once, by each."""
+    letters = [str(number) for number in range(size)]
+    judges = [
+        Judge(
+            {letter: data.draw(FATES) for letter in letters}, data.draw(st.lists(st.booleans(), max_size=10))
+        )
+        for _ in range(depth)
+    ]
+    steps = steps_of(*judges)
+    lot: Any = BufferedBatch(1, 0.0)
+    everyone = going = [Progress(letter) for letter in letters]
+    for _ in range(40):
+        lot.attempts += 1
+        for progress in going:
+            progress.error = None
+        run(steps, going, Batch(lot, tuple(progress.item for progress in going), None, "key"))
+        going = [progress for progress in going if isinstance(progress.error, StoreTrouble)]
+        if not going:
+            break
+
+    assert going == []
+    for progress in everyone:
+        fates_of_it = [judge.fates[progress.item] for judge in judges]
+        first = next((at for at, fate in enumerate(fates_of_it) if fate != "pass"), depth)
+        expected = "pass" if first == depth else fates_of_it[first]
+        kind = {"pass": type(None), "rejects": Rejected, "raises": Rejected, "poison": Poisoned}[expected]
+        assert type(progress.error) is kind
+        for at, judge in enumerate(judges):
+            assert judge.confirmed.count(progress.item) == (at < first)
+            assert (progress.item in judge.seen) == (at <= first)
