@@ -6,6 +6,7 @@ queue are kept in memory while a transaction runs, and written with it. A step t
 own; after a transaction that failed all of them are read anew.
 """
 
+import contextlib
 import logging
 import math
 import sqlite3
@@ -77,6 +78,12 @@ class Books:
         self._connection = connection
         self._bodies: list[Row] = []
         self._entries: list[Row] = []
+        self.damaged: set[int] = set()
+        """
+        Payloads whose pages make no sense. To come upon one ends the transaction (SQLite then refuses
+        all that follows in it): it is noted here, and the step done again without touching it.
+        """
+
         self.tags = Tags()
         self._undo: dict[Queue, tuple[Ledger, float, float]] = {}
         self._undo_queues: dict[str, Queue] | None = None
@@ -254,12 +261,14 @@ class Books:
 
     def payload(self, body: int, key: str | None) -> tuple[bytes, str | None]:
         """The bytes, and what is wrong with them."""
+        if body in self.damaged:
+            return b"", "its page is damaged"
         try:
             row = self.db.execute("SELECT crc, payload FROM bodies WHERE id = ?", (body,)).fetchone()
         except sqlite3.DatabaseError as error:
-            if not is_corrupt(error):
-                raise
-            return b"", f"its page is damaged: {error}"
+            if is_corrupt(error):
+                self.damaged.add(body)
+            raise
         if row is None:
             return b"", "its payload is missing"
         crc, payload = row
@@ -319,31 +328,23 @@ class Books:
         self._let_go(Counter(row[3] for row in rows))
 
     def _let_go(self, bodies: Counter[int]) -> None:
-        ones = list(bodies.items())
+        # What is damaged cannot even be deleted: it stays behind, in nobody's way.
+        ones = [(body, n) for body, n in bodies.items() if body not in self.damaged]
         try:
-            gone = self.db.executemany(
-                "DELETE FROM bodies WHERE id = ? AND refs <= ?", [(body, n) for body, n in ones]
-            ).rowcount
+            gone = self.db.executemany("DELETE FROM bodies WHERE id = ? AND refs <= ?", ones).rowcount
         except sqlite3.DatabaseError as error:
-            if not is_corrupt(error):
-                raise
-            gone = self._let_go_of_damaged(ones)
+            if is_corrupt(error):
+                self._find_damaged([body for body, _ in ones])
+            raise
         if gone < len(ones):  # other queues are not done with some; of those just deleted none is left
             self.db.executemany(
                 "UPDATE bodies SET refs = refs - ? WHERE id = ?", [(n, body) for body, n in ones]
             )
 
-    def _let_go_of_damaged(self, ones: Sequence[tuple[int, int]]) -> int:
-        """One by one; what cannot even be deleted stays behind, in nobody's way."""
-        gone = 0
-        for body, n in ones:
-            try:
-                gone += self.db.execute("DELETE FROM bodies WHERE id = ? AND refs <= ?", (body, n)).rowcount
-            except sqlite3.DatabaseError as error:
-                if not is_corrupt(error):
-                    raise
-                log.error("payload %d is damaged and cannot be deleted: %s", body, error)  # noqa: TRY400
-        return gone
+    def _find_damaged(self, bodies: Sequence[int]) -> None:
+        for body in bodies:
+            with contextlib.suppress(sqlite3.DatabaseError):
+                self.payload(body, None)
 
     def oldest(self, queue: Queue) -> float | None:
         """When the oldest that is ready, delayed or leased took its place."""

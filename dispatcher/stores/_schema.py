@@ -62,9 +62,9 @@ def _code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def is_corrupt(error: sqlite3.Error) -> bool:
+def is_corrupt(error: Exception) -> bool:
     """Whether what was read makes no sense (and not that it could not be read)."""
-    return _code(error) == sqlite3.SQLITE_CORRUPT
+    return isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_CORRUPT
 
 
 def translate(path: Path, error: sqlite3.Error) -> StoreError:

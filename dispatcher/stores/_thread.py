@@ -136,7 +136,7 @@ class WriterThread:
             self._serve(transactor)
             (free,) = db.execute("PRAGMA freelist_count").fetchone()
             if free > FREE_PAGES_KEPT:
-                db.execute("PRAGMA incremental_vacuum").fetchall()
+                db.executescript("PRAGMA incremental_vacuum")  # execute() would free one page
         finally:
             db.close()
 

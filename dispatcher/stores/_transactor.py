@@ -11,7 +11,7 @@ from typing import Any
 from dispatcher._wait import Waiter
 from dispatcher.errors import OptionError, StoreError
 from dispatcher.stores._engine import Engine
-from dispatcher.stores._schema import translate
+from dispatcher.stores._schema import is_corrupt, translate
 from dispatcher.stores._tables import Tables
 
 __all__ = ["Call", "Transactor"]
@@ -80,9 +80,15 @@ class Transactor:
 
     def work(self, calls: Sequence[Call]) -> None:
         """Do *calls*, and note in each what came of it; raises nothing of theirs."""
+        known = len(self.tables.damaged)
         try:
             self._transact(calls)
         except Exception as error:
+            if len(self.tables.damaged) > known:
+                for call in calls:
+                    call.result = call.error = None
+                self.work(calls)
+                return
             if len(calls) == 1:
                 calls[0].error = self.named(error)
                 return
@@ -138,8 +144,9 @@ class Transactor:
         try:
             call.result = call.step(self.tables, call.now)
         except Exception as error:
-            # Some errors end the transaction by themselves; and with a lone call it may as well.
-            if not db.in_transaction or (alone and isinstance(error, sqlite3.Error)):
+            # Some errors end the transaction, or make it of no use; and with a lone call it may as well.
+            of_sqlite = isinstance(error, sqlite3.Error)
+            if not db.in_transaction or (of_sqlite and (alone or is_corrupt(error))):
                 raise
             call.error = self.named(error)
             if alone:

@@ -185,14 +185,20 @@ class SQLiteView:
         return owner_pid(self._path)
 
     def _look(self, look: Callable[[Tables], T]) -> T:
-        try:
-            self._db.execute("BEGIN")  # one moment for all of it
+        damaged: set[int] = set()
+        while True:
+            known = len(damaged)
             try:
-                return look(Tables(self._db))
-            finally:
-                self._db.execute("ROLLBACK")
-        except sqlite3.Error as error:
-            raise translate(self._path, error) from error
+                self._db.execute("BEGIN")  # one moment for all of it
+                try:
+                    tables = Tables(self._db)
+                    tables.damaged = damaged
+                    return look(tables)
+                finally:
+                    self._db.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                if len(damaged) == known:
+                    raise translate(self._path, error) from error
 
     def queues(self) -> Sequence[str]:
         """Names of all queues, sorted."""
