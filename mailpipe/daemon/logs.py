@@ -113,11 +113,11 @@ class LogWriter(logging.Handler):
         self, file: str = "", style: Literal["auto", "console", "json"] = "auto", *, capacity: int = 20_000
     ) -> None:
         super().__init__()
-        self._file = file
-        self._stream = self._open()
-        self._render = _renderer(style, self._stream, bool(file))
-        # None ends the thread; a threading.Event asks for the file to be opened anew.
-        self._queue: queue.Queue[logging.LogRecord | threading.Event | None] = queue.Queue(capacity)
+        self._target = _Target(file, style)
+        self._stream = self._target.open()
+        self._render = self._target.renderer(self._stream)
+        # None ends the thread; a target is where lines go from then on.
+        self._queue: queue.Queue[logging.LogRecord | _Target | None] = queue.Queue(capacity)
         self._dropped = 0
         self._thread = threading.Thread(target=self._run, name="mailpipe-log", daemon=True)
         self._thread.start()
@@ -143,14 +143,30 @@ class LogWriter(logging.Handler):
         Args:
             wait: Seconds to wait until that has happened.
         """
-        reopened = threading.Event()
+        self._go_to(_Target(self._target.file, self._target.style), wait)
+
+    def redirect(self, file: str, style: Literal["auto", "console", "json"], *, wait: float = 0.0) -> None:
+        """
+        Write to *file* in *style* from now on; if it cannot be opened, all stays as it is, and says so.
+
+        Args:
+            file: As when made.
+
+            style: As when made.
+
+            wait: Seconds to wait until that has happened.
+        """
+        if (file, style) != (self._target.file, self._target.style):
+            self._go_to(_Target(file, style), wait)
+
+    def _go_to(self, target: "_Target", wait: float) -> None:
         try:
-            self._queue.put(reopened, timeout=1.0)
+            self._queue.put(target, timeout=1.0)
         except queue.Full:
             self._dropped += 1
             return
         if wait:
-            reopened.wait(wait)
+            target.reached.wait(wait)
 
     def close(self) -> None:
         """Write what is queued, within two seconds, and end the thread; more than once is fine."""
@@ -162,35 +178,26 @@ class LogWriter(logging.Handler):
             self._thread.join(2.0)
         super().close()
 
-    def _open(self) -> TextIO:
-        if not self._file:
-            return sys.stderr
-        # Rotated files are opened anew: the handle outlives any block.
-        return open(self._file, "a", encoding="utf-8", errors="backslashreplace")
-
     def _run(self) -> None:
         while (entry := self._queue.get()) is not None:
-            if isinstance(entry, threading.Event):
-                self._reopen()
-                entry.set()
+            if isinstance(entry, _Target):
+                self._change(entry)
+                entry.reached.set()
                 continue
             self._write(entry)
-        if self._file:
-            self._stream.close()
+        self._target.shut(self._stream)
 
-    def _reopen(self) -> None:
-        if not self._file:
-            return
+    def _change(self, target: "_Target") -> None:
         try:
-            fresh = self._open()
+            fresh = target.open()
         except OSError as error:
             record = logging.makeLogRecord({"name": "mailpipe.log", "levelno": 40, "levelname": "ERROR"})
             record.msg = "cannot open the log file anew"
-            record.__dict__["fields"] = {"file": self._file, "error": error.strerror}
+            record.__dict__["fields"] = {"file": target.file, "error": error.strerror}
             self._write(record)
             return
-        self._stream.close()
-        self._stream = fresh
+        self._target.shut(self._stream)
+        self._target, self._stream, self._render = target, fresh, target.renderer(fresh)
 
     def _write(self, record: logging.LogRecord) -> None:
         try:
@@ -209,9 +216,27 @@ class LogWriter(logging.Handler):
             self.handleError(record)
 
 
-def _renderer(style: str, stream: TextIO, is_file: bool) -> _Render:
-    if style == "json" or (style == "auto" and is_file):
-        return structlog.processors.JSONRenderer(sort_keys=False)
-    return structlog.dev.ConsoleRenderer(
-        colors=stream.isatty(), pad_event_to=24, exception_formatter=structlog.dev.plain_traceback
-    )
+class _Target:
+    """Where lines go, and how they look."""
+
+    def __init__(self, file: str, style: Literal["auto", "console", "json"]) -> None:
+        self.file = file
+        self.style = style
+        self.reached = threading.Event()
+
+    def open(self) -> TextIO:
+        if not self.file:
+            return sys.stderr
+        # Rotated files are opened anew: the handle outlives any block.
+        return open(self.file, "a", encoding="utf-8", errors="backslashreplace")
+
+    def shut(self, stream: TextIO) -> None:
+        if self.file:
+            stream.close()
+
+    def renderer(self, stream: TextIO) -> _Render:
+        if self.style == "json" or (self.style == "auto" and self.file):
+            return structlog.processors.JSONRenderer(sort_keys=False)
+        return structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), pad_event_to=24, exception_formatter=structlog.dev.plain_traceback
+        )

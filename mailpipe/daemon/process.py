@@ -188,11 +188,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
+def _log_file(config: Config) -> str:
+    return str(_path(config, config.daemon.log.file) or "")
+
+
 @contextlib.contextmanager
 def _logging(config: Config) -> Iterator[LogWriter]:
     wanted = config.daemon.log
-    path = _path(config, wanted.file)
-    writer = LogWriter(str(path) if path else "", wanted.format)
+    writer = LogWriter(_log_file(config), wanted.format)
     root = logging.getLogger()
     root.addHandler(writer)
     root.setLevel(wanted.level.upper())
@@ -211,7 +214,9 @@ async def _serve(daemon: Daemon, writer: LogWriter, *, name: str = CONTROL_NAME)
 
     async def reload() -> Reloaded:
         event = await daemon.reload()
-        logging.getLogger().setLevel(daemon.config.daemon.log.level.upper())
+        wanted = daemon.config.daemon.log
+        logging.getLogger().setLevel(wanted.level.upper())
+        writer.redirect(_log_file(daemon.config), wanted.format)
         return event
 
     async def stats(_: Mapping[str, Any]) -> dict[str, Any]:

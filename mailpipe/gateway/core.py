@@ -409,6 +409,9 @@ class Gateway:
 
     def refuse(self, envelope: Envelope, answer: Answer) -> None:
         """For a sink: what a stream step said; `save` answers it."""
+        if (cause := answer.__cause__) is not None:
+            fields = {"queue_id": envelope.queue_id, "gateway": self.name}
+            log.error("a stream step failed", exc_info=cause, extra={"fields": fields})
         self._refused[envelope.queue_id] = answer
 
     def _look(self) -> None:

@@ -591,6 +591,23 @@ class TestLog:
         assert fields["rcpt_to"] == ["b@example.org"]
         assert fields["reply"].startswith("250 2.0.0")
 
+    async def test_a_stream_step_that_fails_is_told_with_its_error(
+        self, make: Any, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The client is told 451 and nothing more."""
+
+        def stream(envelope: Envelope) -> Any:
+            yield
+            raise KeyError(SECRET)
+
+        gateway = await make("stream | store", {"stream": stream})
+        envelope = await received(gateway)
+
+        assert (await gateway.save(envelope)).code == 451
+        (line,) = [record for record in caplog.records if record.message == "a stream step failed"]
+        assert line.__dict__["fields"]["queue_id"] == envelope.queue_id
+        assert SECRET in caplog.text
+
 
 class TestChannelOptions:
     def test_the_contract(self) -> None:

@@ -133,6 +133,21 @@ class TestFile:
         assert "cannot open the log file anew" in text
         assert "after" in text
 
+    def test_it_may_be_changed_for_another(
+        self, make: Callable[..., tuple[logging.Logger, LogWriter]], tmp_path: Path
+    ) -> None:
+        """As a reload wants; what cannot be opened changes nothing."""
+        logger, writer = make(str(tmp_path / "one"))
+        writer.redirect(str(tmp_path / "missing" / "log"), "json", wait=10)
+        logger.info("still one")
+        writer.redirect(str(tmp_path / "two"), "console", wait=10)
+        logger.info("two")
+        writer.close()
+
+        assert "still one" in (tmp_path / "one").read_text()
+        assert '"two"' not in (tmp_path / "two").read_text()
+        assert "two" in (tmp_path / "two").read_text()
+
 
 class TestStderr:
     def test_it_is_for_people(
