@@ -124,6 +124,9 @@ class Entrance(Engine):
 
     # Going
 
+    def ended(self) -> None:
+        """What was said before is still run, and answered."""
+
     def shut(self) -> None:
         """The server is shutting down: end now, or after the mail that is on its way."""
         if self.suspended or self.intake is not None:

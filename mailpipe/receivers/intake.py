@@ -29,16 +29,32 @@ class Intake:
     Args:
         sink: Where the octets go.
 
-        max_size: Most octets of a body, dots unstuffed. As many again are read and thrown away.
+        max_size: Most octets of a body, dots unstuffed.
 
         bare: ``"reject"`` refuses bodies with a bare CR or LF, at their real end.
+
+        patience: Octets of a lost body that are read and thrown away; as many as *max_size* if None.
     """
 
-    __slots__ = ("_bare", "_discarded", "_dots", "_max_size", "_sink", "received", "refusal", "size", "stall")
+    __slots__ = (
+        "_bare",
+        "_discarded",
+        "_dots",
+        "_max_size",
+        "_patience",
+        "_sink",
+        "received",
+        "refusal",
+        "size",
+        "stall",
+    )
 
-    def __init__(self, sink: BodySink, max_size: int, bare: BareLines) -> None:
+    def __init__(
+        self, sink: BodySink, max_size: int, bare: BareLines, *, patience: int | None = None
+    ) -> None:
         self._sink: BodySink | None = sink
         self._max_size = max_size
+        self._patience = max_size if patience is None else patience
         self._bare = bare == "reject"
         self._dots = DotReader()
         self._discarded = 0
@@ -54,7 +70,7 @@ class Intake:
     @property
     def hopeless(self) -> bool:
         """More was thrown away than patience allows: 421 and close."""
-        return self._discarded > self._max_size
+        return self._discarded > self._patience
 
     def feed(self, data: bytes) -> bytes | None:
         """Take octets from the wire; return what came behind the end, or None before it."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import idna
 
-__all__ = ["BadPath", "Path", "ascii_domain", "helo_name", "parse_path", "split_parameters"]
+__all__ = ["BadPath", "Path", "ascii_domain", "helo_name", "parse_path", "plain_address", "split_parameters"]
 
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u00a0-\U0010ffff-]"
 _DOT_STRING = rf"{_ATEXT}+(?:\.{_ATEXT}+)*"
@@ -27,6 +27,13 @@ _LONE = re.compile(r" *<(?P<address>postmaster)?>(?: +(?P<parameters>.*))?\Z", r
 _LABEL = r"[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*+\Z")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~\u00a0-\U0010ffff]+))?\Z")
+
+
+_PLAIN = re.compile(
+    r"<([A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
+    r"@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)>(?:[ \t]+([^ \t(].*))?\Z",
+    re.DOTALL,
+)
 
 
 class BadPath(ValueError):
@@ -82,6 +89,18 @@ def _parse_lone(text: str, *, null: bool) -> Path:
         msg = f"a path is <local@domain>, got {text!r}"
         raise BadPath(msg)
     return Path(match["address"] or "", "", match["parameters"] or "")
+
+
+def plain_address(text: str) -> tuple[str, str] | None:
+    """
+    Take ``<local@domain> rest`` apart if nothing in it needs a header parser.
+
+    Returns:
+        Address and rest as the standard library's ``get_angle_addr`` gives them, or None if only
+        that can tell.
+    """
+    match = _PLAIN.match(text)
+    return None if match is None else (match[1], match[2] or "")
 
 
 @lru_cache(maxsize=4096)

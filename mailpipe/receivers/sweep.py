@@ -7,6 +7,7 @@ Silence is therefore noticed up to one tick late, never early.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 __all__ = ["Sweep", "Swept"]
@@ -16,7 +17,7 @@ class Swept(Protocol):
     """Something with deadlines."""
 
     def swept(self, now: float) -> None:
-        """Look at the deadlines; *now* is the loop's clock. Must not raise."""
+        """Look at the deadlines; *now* is the clock. Must not raise."""
         ...
 
 
@@ -28,12 +29,17 @@ class Sweep:
         loop: The loop of those who join.
 
         tick: Seconds between two looks; the precision of every deadline.
+
+        clock: What says the time; the loop's own if None.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tick: float) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, tick: float, clock: Callable[[], float] | None = None
+    ) -> None:
         self.tick = tick
-        self.now = loop.time()
-        """The loop's clock as of the last tick; at most one tick old."""
+        self._clock = loop.time if clock is None else clock
+        self.now = self._clock()
+        """The clock as of the last tick; at most one tick old."""
         self._loop = loop
         self._members: set[Swept] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -42,7 +48,7 @@ class Sweep:
         """Look *member* over from now on."""
         self._members.add(member)
         if self._timer is None:
-            self.now = self._loop.time()
+            self.now = self._clock()
             self._timer = self._loop.call_later(self.tick, self._run)
 
     def leave(self, member: Swept) -> None:
@@ -53,7 +59,7 @@ class Sweep:
             self._timer = None
 
     def _run(self) -> None:
-        self.now = self._loop.time()
+        self.now = self._clock()
         self._timer = self._loop.call_later(self.tick, self._run)
         # A copy: who is closed leaves.
         for member in tuple(self._members):

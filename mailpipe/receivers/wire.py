@@ -60,6 +60,8 @@ class Wire(asyncio.Protocol):
         """The client does not read its replies; nothing is run until it does."""
         self._reading = True
         self._encrypted = False
+        self._hungry: asyncio.Future[None] | None = None  # what is awaited awaits input
+        self._unclogged: asyncio.Future[None] | None = None  # or that the client reads
         self._turn_owed = False
         self._ended = False  # the client will say no more
         self._lost = False
@@ -98,6 +100,9 @@ class Wire(asyncio.Protocol):
     def drained(self) -> None:
         """The input is used up and nothing is awaited."""
 
+    def ended(self) -> None:
+        """The client will say no more, while something is awaited. It may still listen."""
+
     def vanished(self) -> None:
         """The connection is gone. What is awaited goes on unless it is cancelled here."""
         raise NotImplementedError
@@ -132,8 +137,12 @@ class Wire(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client will say no more: what it said is still run, then we close."""
         self._ended = True
+        if self._hungry is not None:
+            self._hungry.cancel()
         if self._task is None and not self.clogged and not self._turn_owed:
             self.hang_up(linger=False)
+        elif self._task is not None:
+            self.ended()
         # True keeps our side open for the replies; TLS has no such state.
         return not self._encrypted
 
@@ -146,6 +155,9 @@ class Wire(asyncio.Protocol):
         self._out.clear()
         self.sweep.leave(self)
         self._mode = _read_nothing  # a bound method would keep us alive
+        for future in (self._hungry, self._unclogged):
+            if future is not None:
+                future.cancel()
         self.vanished()
         if self._task is None:
             self.gone()
@@ -157,11 +169,12 @@ class Wire(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client reads again."""
         self.clogged = False
+        _wake(self._unclogged)
         self._go_on()
 
     def swept(self, now: float) -> None:
         """Called once a tick."""
-        if self._task is not None:
+        if self._task is not None and self._hungry is None:
             return
         if not self.closing:
             self.silent(now)
@@ -197,6 +210,21 @@ class Wire(asyncio.Protocol):
     def suspend(self, awaitable: Awaitable[None]) -> None:
         """Run *awaitable* in a task; the input rests until it is done."""
         self._task = self._loop.create_task(self._suspended(awaitable))
+
+    async def more(self) -> None:
+        """For what is awaited: wait for more input, which is held then. Cancelled when the client is gone."""
+        self._hungry = self._loop.create_future()
+        self._resume_reading()
+        try:
+            await self._hungry
+        finally:
+            self._hungry = None
+
+    async def unclogged(self) -> None:
+        """For what is awaited: wait until the client reads. Cancelled when it is gone."""
+        while self.clogged and not self._lost:
+            self._unclogged = self._loop.create_future()
+            await self._unclogged
 
     async def upgrade(self, context: ssl.SSLContext, patience: float, early: bytes = b"") -> None:
         """
@@ -281,6 +309,7 @@ class Wire(asyncio.Protocol):
                 # One chunk at most is held: no other comes before reading is resumed.
                 self._held = data
                 self.pause_reading()
+                _wake(self._hungry)
                 break
             data = self._mode(data)
         if self._task is None and not self.closing and not self._turn_owed:
@@ -364,11 +393,17 @@ class Wire(asyncio.Protocol):
     async def _suspended(self, awaitable: Awaitable[None]) -> None:
         try:
             await awaitable
+        except asyncio.CancelledError:
+            # Whoever cancels a command ends its connection: what the client was told is unknown.
+            self.closing = True
+            raise
         except Exception:
             log.exception("a command failed")
             self.reply(_TROUBLE)
         finally:
             self._task = None
+            # While we were at work the client was not to speak.
+            self.heard_at = self.sweep.now
             if self._lost:
                 self.gone()
             elif self.closing:
@@ -387,6 +422,11 @@ class Wire(asyncio.Protocol):
         if not self._reading and not self._lost:
             self._reading = True
             self._wire.resume_reading()
+
+
+def _wake(future: "asyncio.Future[None] | None") -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
 
 
 def _feed(transport: asyncio.Transport, data: bytes) -> None:

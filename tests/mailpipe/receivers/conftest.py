@@ -17,6 +17,7 @@ import trustme
 from mailpipe.envelope import Envelope, MemoryBody, Recipient, Session, make_queue_id
 from mailpipe.receivers.options import ServerOptions
 from mailpipe.receivers.server import SmtpServer
+from mailpipe.receivers.sweep import Sweep
 from mailpipe.reply import Reply, queued_as
 
 PATIENCE = 10.0
@@ -183,6 +184,31 @@ class Client:
 def gateway() -> RecordingGateway:
     """A gateway that takes all and records."""
     return RecordingGateway()
+
+
+class Clock:
+    """Says what it is told to, so that no test waits for minutes; a server's sweep reads it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def rules(self, server: SmtpServer) -> None:
+        """From now on, for connections to come."""
+        server.sweep = Sweep(asyncio.get_running_loop(), 0.01, self)
+
+    async def passes(self, seconds: float) -> None:
+        """Time passes, and servers notice."""
+        self.now += seconds
+        await asyncio.sleep(0.03)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock for a server's sweep."""
+    return Clock()
 
 
 @pytest.fixture

@@ -427,12 +427,17 @@ class TestProxy:
         await client.reply()
         assert (await client.talk("EHLO me", "MAIL FROM:<a@b>", "RCPT TO:<c@d>"))[-1] == str(reply.NO_RELAY)
 
-    async def test_a_silent_one_is_closed(self, start: Start, connect: Any) -> None:
+    async def test_a_silent_one_is_closed(self, start: Start, connect: Any, clock: Any) -> None:
         """The header has the patience of a handshake."""
-        client = await connect(
-            await start(proxy=True, trusted=HERE, allowed_hosts=ANY, tls_handshake_timeout=0.2)
-        )
+        server = await start(proxy=True, trusted=HERE, allowed_hosts=ANY)
+        clock.rules(server)
+        client = await connect(server)
         await client.send(b"PROXY TC")
+        await clock.passes(9)
+        await client.send(b"P4 ")
+        await clock.passes(9)
+        assert server.statistics.connections == 1
+        await clock.passes(2)
         assert await client.reply() == str(reply.TIMEOUT)
 
     async def test_clients_are_counted_by_their_own_address(self, start: Start, connect: Any) -> None:

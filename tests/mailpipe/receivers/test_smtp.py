@@ -397,10 +397,11 @@ class TestPipelining:
         assert (await busy.rest()).count(b"250 2.0.0 OK\r\n") == 20_000
 
     async def test_a_client_that_does_not_read_is_not_served(
-        self, start: Start, connect: Any, until: Until
+        self, start: Start, connect: Any, until: Until, clock: Any
     ) -> None:
         """Its replies do not pile up: reading stops, then silence ends it."""
-        server = await start(command_timeout=0.4)
+        server = await start()
+        clock.rules(server)
         client = await connect(server)
         client.writer.transport.pause_reading()
         client.writer.write(b"EHLO me\r\n" * 200_000)
@@ -408,6 +409,8 @@ class TestPipelining:
         (connection,) = server._connections  # noqa: SLF001
         await until(lambda: connection.clogged)
         assert connection._wire.get_write_buffer_size() < 1 << 20  # noqa: SLF001
+        assert server.statistics.connections == 1
+        clock.now += 302
         await until(lambda: server.statistics.connections == 0)
 
 
@@ -619,59 +622,94 @@ class TestBounds:
             "421"
         ]
 
-    async def test_command_silence(self, start: Start, connect: Any, gateway: Any) -> None:
+    async def test_command_silence(self, start: Start, connect: Any, clock: Any) -> None:
         """A quiet client is told 421 and closed; one that speaks stays."""
-        server = await start(command_timeout=0.4)
+        server = await start()
+        clock.rules(server)
         quiet, awake = await connect(server), await connect(server)
         await quiet.reply()
         await awake.reply()
-        for _ in range(16):
-            await asyncio.sleep(0.05)
-            assert await awake.command("NOOP") == "250 2.0.0 OK"
+        await clock.passes(299)
+        assert await awake.command("NOOP") == "250 2.0.0 OK"
+        await clock.passes(2)
         assert await quiet.reply() == str(reply.TIMEOUT)
         assert await quiet.closed()
+        assert await awake.command("NOOP") == "250 2.0.0 OK"
 
-    async def test_data_silence(self, start: Start, connect: Any, gateway: Any, until: Until) -> None:
-        """Inside DATA too; the mail leaves nothing."""
-        client = await connect(await start(data_timeout=0.2))
+    async def test_data_silence(
+        self, start: Start, connect: Any, gateway: Any, until: Until, clock: Any
+    ) -> None:
+        """Inside DATA too, and sooner; the mail leaves nothing."""
+        server = await start()
+        clock.rules(server)
+        quiet, awake = await connect(server), await connect(server)
+        for client in (quiet, awake):
+            await client.begin()
+            await client.send(b"half\r\n")
+        await until(lambda: len(gateway.sinks) == 2 and all(sink.chunks for sink in gateway.sinks))
+        # The minimum rate is looked at as well: 100 octets a second.
+        await awake.send(b"x" * 20_000)
+        await quiet.send(b"x" * 20_000)
+        await until(lambda: all(len(b"".join(sink.chunks)) > 20_000 for sink in gateway.sinks))
+        await clock.passes(179)
+        await awake.send(b"more")
+        await until(lambda: b"".join(gateway.sinks[1].chunks).endswith(b"more"))
+        await clock.passes(2)
+        assert await quiet.reply() == str(reply.TIMEOUT)
+        assert await quiet.closed()
+        assert gateway.sinks[0].ended == "abort"
+        assert (await awake.command("\r\n."))[:3] == "250"
+
+    async def test_data_in_all(self, start: Start, connect: Any, clock: Any) -> None:
+        """However fast, half an hour is enough."""
+        server = await start(min_rate=0)
+        clock.rules(server)
+        client = await connect(server)
         await client.begin()
-        await client.send(b"half\r\n")
+        for _ in range(18):
+            await client.send(b"x")
+            await clock.passes(100)
+        await client.send(b"x")
+        assert not client.reader.at_eof()
+        await clock.passes(2)
         assert await client.reply() == str(reply.TIMEOUT)
-        assert await client.closed()
-        await until(lambda: gateway.sinks[0].ended == "abort")
 
-    async def test_data_in_all(self, start: Start, connect: Any) -> None:
-        """A client that drips for ever is ended."""
-        client = await connect(await start(data_total_timeout=0.3))
-        await client.begin()
-        replied = asyncio.ensure_future(client.reply())
-        while not replied.done():
-            client.writer.write(b"x" * 100)
-            await asyncio.sleep(0.02)
-        assert await replied == str(reply.TIMEOUT)
-
-    async def test_minimum_rate(self, start: Start, connect: Any) -> None:
-        """Too few octets a second end it; enough do not."""
-        server = await start(min_rate=1000, min_rate_after=0.2)
+    async def test_minimum_rate(
+        self, start: Start, connect: Any, clock: Any, gateway: Any, until: Until
+    ) -> None:
+        """Less than 100 octets a second after half a minute end it; more do not."""
+        server = await start()
+        clock.rules(server)
         slow, fast = await connect(server), await connect(server)
-        await slow.begin()
-        await fast.begin()
-        replied = asyncio.ensure_future(slow.reply())
-        while not replied.done():
-            slow.writer.write(b"x")
-            fast.writer.write(b"x" * 1000)
-            await asyncio.sleep(0.02)
-        assert await replied == str(reply.TOO_SLOW)
+        for client, size in ((slow, 2900), (fast, 3300)):
+            await client.begin()
+            await client.send(b"x" * size)
+        await until(lambda: sum(map(len, gateway.sinks[0].chunks + gateway.sinks[1].chunks)) == 6200)
+        await clock.passes(29)
+        assert server.statistics.connections == 2
+        await clock.passes(2)
+        assert await slow.reply() == str(reply.TOO_SLOW)
         assert (await fast.command("\r\n."))[:3] == "250"
 
-    async def test_waiting_for_us_is_no_silence(self, start: Start, connect: Any, gateway: Any) -> None:
+    async def test_waiting_for_us_is_no_silence(
+        self, start: Start, connect: Any, gateway: Any, clock: Any, until: Until
+    ) -> None:
         """Timeouts are for clients; how long a store may take is the gateway's business."""
+        proceed = asyncio.Event()
 
         async def save(envelope: Envelope) -> Reply:
-            await asyncio.sleep(0.5)
+            await proceed.wait()
             return reply.OK
 
         gateway.on_save = save
-        client = await connect(await start(command_timeout=0.1, data_timeout=0.1))
+        server = await start()
+        clock.rules(server)
+        client = await connect(server)
         await client.begin()
-        assert (await client.command("."))[:3] == "250"
+        await client.send(b".\r\n")
+        await until(lambda: gateway.sinks[0].ended)
+        await clock.passes(3600)
+        proceed.set()
+        assert await client.reply() == str(reply.OK)
+        await clock.passes(299)
+        assert await client.command("NOOP") == str(reply.OK)
