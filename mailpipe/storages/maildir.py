@@ -103,23 +103,35 @@ class _File:
     name: str
     head: bytes
     body: Body
+    fd: int = -1
+    error: OSError | None = None
+    """What the disk said."""
+
     renamed: bool = False
 
-    def write(self) -> OSError | None:
-        """Write and sync it in ``tmp/``; the error, if the disk refuses."""
+    def write(self) -> None:
+        """Write it in ``tmp/``; leaves it open to be synced."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(self.name, flags, 0o600, dir_fd=self.folder.tmp)
-            try:
-                _write(fd, self.head)
-                for chunk in self.body.chunks(_PIECE):
-                    _write(fd, chunk)
-                os.fdatasync(fd)
-            finally:
-                os.close(fd)
+            self.fd = os.open(self.name, flags, 0o600, dir_fd=self.folder.tmp)
+            _write(self.fd, self.head)
+            for chunk in self.body.chunks(_PIECE):
+                _write(self.fd, chunk)
         except OSError as error:
-            return error
-        return None
+            self.error = error
+
+    def sync(self) -> None:
+        """Sync and close it."""
+        fd, self.fd = self.fd, -1
+        if fd < 0:
+            return
+        try:
+            if self.error is None:
+                os.fdatasync(fd)
+        except OSError as error:
+            self.error = error
+        finally:
+            os.close(fd)
 
     def rename(self) -> None:
         """Make it a mail."""
@@ -210,9 +222,14 @@ class MaildirStorage:
         if self._pool is None or not len(batch):
             return
         files = list(self._files(batch))
-        errors = dict(zip(files, self._pool.map(_File.write, files), strict=True))
-        full = {file.position for file, error in errors.items() if error and error.errno in _FULL}
-        others = [error for error in errors.values() if error and error.errno not in _FULL]
+        try:
+            # One after another here: threads that write would mostly wait for the interpreter's lock.
+            for file in files:
+                file.write()
+        finally:
+            tuple(self._pool.map(_File.sync, files))
+        full = {file.position for file in files if file.error and file.error.errno in _FULL}
+        others = [file.error for file in files if file.error and file.error.errno not in _FULL]
         try:
             self._finish([file for file in files if file.position not in full], others)
         except BaseException:
