@@ -55,9 +55,9 @@ def _plans(
             f"the chain {gateway.process!r} keeps a body at {plan.durability!r} only (by {weakest.name!r}); "
             f"say durability = {plan.durability!r} to mean it, got {gateway.durability!r}",
         )
-    if gateway.background and not hasattr(plan.archive and plan.archive.target, "outbox"):
-        what = "reads mails back and keeps its jobs beside them, so the chain needs a storage that can (sql, chunks)"
-        reader.problem(table, "background", f"{what}; got {gateway.process!r}")
+    if gateway.background and plan.archive is None:
+        what = f"reads mails back, and no storage of {gateway.process!r} can; got {gateway.background!r}"
+        reader.problem(table, "background", what)
     return plan, plans.get("background")
 
 

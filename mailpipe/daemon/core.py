@@ -43,7 +43,7 @@ from mailpipe.daemon.events import (
     Stopping,
 )
 from mailpipe.daemon.sockets import spell
-from mailpipe.gateway import DiskSpace, Gateway
+from mailpipe.gateway import DiskSpace, FileOutbox, Gateway, job_of
 from mailpipe.receivers.options import Listen
 from mailpipe.receivers.server import SmtpServer
 from mailpipe.runner import Chain
@@ -432,14 +432,19 @@ class Daemon:
         def chain(plan: Plan) -> Chain:
             return Chain(plan, place=place, shared=shared)
 
+        plan, outbox = config.plan(gateway.process), None
+        if gateway.background and not hasattr(plan.archive and plan.archive.target, "outbox"):
+            outbox = FileOutbox(config.data / "outbox.db")
+            plan = attrs.evolve(plan, batch=(*plan.batch, outbox.step(job_of(name))))
         return Gateway(
             name,
             gateway,
-            chain(config.plan(gateway.process)),
+            chain(plan),
             spool=self._spool,
             disk=DiskSpace(config.data, config.daemon.reserve),
             validate=chain(config.plan(gateway.validate, "validate")) if gateway.validate else None,
             background=chain(config.plan(gateway.background, "background")) if gateway.background else None,
+            outbox=outbox,
             working=self._working,
             max_size=self._max_size,
         )

@@ -22,10 +22,11 @@ from dispatcher.handlers import quiet
 from mailpipe.config import GatewayConfig
 from mailpipe.envelope import Envelope, Recipient, Session
 from mailpipe.errors import Rejected
+from mailpipe.gateway.outbox import FileOutbox
 from mailpipe.runner import Chain
-from mailpipe.steps import Job, Result, StoredMail
+from mailpipe.steps import Job, Outbox, Result, StoredMail
 
-__all__ = ["Background", "BackgroundStatistics", "envelope_of"]
+__all__ = ["Background", "BackgroundStatistics", "envelope_of", "job_of"]
 
 log = logging.getLogger("mailpipe.background")
 
@@ -55,7 +56,9 @@ class Background:
     Args:
         chain: What is done with a mail; opened and closed here.
 
-        storage: An opened `Archive` with an `Outbox`; it is told to write our jobs from now on.
+        storage: An opened `Archive`; one with an `Outbox` is told to write our jobs from now on.
+
+        outbox: Where the jobs are, if not with *storage*.
 
         config: ``background_retry`` and ``background_timeout``.
 
@@ -73,12 +76,15 @@ class Background:
         config: GatewayConfig,
         name: str,
         *,
+        outbox: FileOutbox | None = None,
         hostname: str = "localhost",
         working: bool = True,
     ) -> None:
         self.statistics = BackgroundStatistics()
         self._chain, self._storage, self._config = chain, storage, config
-        self._job, self._hostname, self._working = f"background {name}", hostname, working
+        self._job, self._hostname, self._working = job_of(name), hostname, working
+        self._own = outbox
+        self._outbox: Outbox = storage.outbox if outbox is None else outbox
         options: ChannelOptions[Envelope] = ChannelOptions(
             batch_items_max=min(_AT_ONCE, config.batch_items_max),
             batch_age_max=0.0,
@@ -94,7 +100,8 @@ class Background:
         self._open = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._storage.jobs = (*self._storage.jobs, self._job)
+        if self._own is None:
+            self._storage.jobs = (*self._storage.jobs, self._job)
         if not self._working:
             return self
         async with contextlib.AsyncExitStack() as opening:
@@ -114,6 +121,8 @@ class Background:
             # What a storage does in a thread is over when the channel is.
             self._channel.cancel()
         await self._open.__aexit__(kind, error, trace)
+        if self._own is not None:
+            await self._own.close()
 
     def wake(self) -> None:
         """A mail was stored: there is a job."""
@@ -137,7 +146,7 @@ class Background:
                 if await self._work():
                     failures = 0
                     continue
-                due = await self._storage.outbox.next_due(self._job)
+                due = await self._outbox.next_due(self._job)
             except Exception:
                 failures += 1
                 log.exception("the outbox cannot be read", extra={"fields": {"job": self._job}})
@@ -149,13 +158,14 @@ class Background:
 
     async def _work(self) -> int:
         """Do what is due; how many jobs that were."""
-        jobs: Sequence[Job] = await self._storage.outbox.due(self._job, time.time(), limit=_AT_ONCE)
+        jobs: Sequence[Job] = await self._outbox.due(self._job, time.time(), limit=_AT_ONCE)
         ends = await asyncio.gather(*(self._end(job) for job in jobs))
         fates: dict[str, list[Job]] = {"done": [], "again": [], "dead": []}
         for fate, job in ends:
             fates[fate].append(job)
-            setattr(self.statistics, fate, getattr(self.statistics, fate) + 1)
-        await self._storage.outbox.settle(**fates)
+        await self._outbox.settle(**fates)
+        for fate, ended in fates.items():
+            setattr(self.statistics, fate, getattr(self.statistics, fate) + len(ended))
         return len(jobs)
 
     async def _end(self, job: Job) -> tuple[str, Job]:
@@ -187,6 +197,11 @@ class Background:
         kept = attrs.evolve(job, attempts=attempts, due_at=due_at, error=f"{type(error).__name__}: {error}")
         given_up = final or (retry.attempts is not None and attempts >= retry.attempts)
         return ("dead" if given_up else "again"), kept
+
+
+def job_of(gateway: str) -> str:
+    """The name that a gateway's jobs have in an outbox."""
+    return f"background {gateway}"
 
 
 def envelope_of(mail: StoredMail, hostname: str = "localhost") -> Envelope:

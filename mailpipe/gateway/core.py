@@ -37,6 +37,7 @@ from mailpipe.errors import Answer
 from mailpipe.gateway.background import Background, BackgroundStatistics
 from mailpipe.gateway.disk import DiskSpace
 from mailpipe.gateway.options import channel_options
+from mailpipe.gateway.outbox import FileOutbox
 from mailpipe.gateway.validation import Validation
 from mailpipe.reply import Reply
 from mailpipe.runner import Chain, EnvelopeTaps
@@ -140,6 +141,8 @@ class Gateway:
 
         background: Done with a mail after its 250; opened and closed by the gateway.
 
+        outbox: Where background jobs are, if the storage keeps none; a step of *chain* writes them.
+
         working: Whether background jobs are worked off here; else they are only written.
 
         max_size: Tells the octets of the largest mail that any server takes.
@@ -155,6 +158,7 @@ class Gateway:
         disk: DiskSpace,
         validate: Chain | None = None,
         background: Chain | None = None,
+        outbox: FileOutbox | None = None,
         working: bool = True,
         max_size: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -165,7 +169,7 @@ class Gateway:
         options = channel_options(config, serial=chain.plan.serial)
         self._channel: Channel[Envelope, Result | None] = Channel(chain.deliver, options, name=name)
         self._validation = None if validate is None else Validation(validate, config, name)
-        self._background_chain, self._working = background, working
+        self._background_chain, self._outbox, self._working = background, outbox, working
         self._background: Background | None = None
         # A storage that decides per recipient, and SMTP with its one reply: one recipient a mail.
         self._one_recipient = any(
@@ -218,6 +222,7 @@ class Gateway:
                             self._chain.archive,
                             self.config,
                             self.name,
+                            outbox=self._outbox,
                             hostname=self._chain.place.hostname,
                             working=self._working,
                         )

@@ -11,7 +11,7 @@ import pytest
 from dispatcher import Batch
 from mailpipe import ConfigError, Daemon, Deferred, Envelope, Rejected, Reply, Session
 from mailpipe.envelope import MemoryBody, Recipient
-from mailpipe.gateway import Gateway
+from mailpipe.gateway import FileOutbox, Gateway
 
 
 @attrs.define(eq=False)
@@ -44,6 +44,7 @@ async def start(tmp_path: Path, post: Post) -> AsyncIterator[Callable[..., Await
             "servers": [{"listen": "127.0.0.1:0"}],
             "gateways": {
                 "default": {
+                    "durability": "none",
                     "process": process,
                     "background": "post",
                     "background_retry": {"attempts": attempts, "first": first, "longest": first},
@@ -155,12 +156,79 @@ class TestJobs:
         assert post.got == []
 
 
+class TestOwnOutbox:
+    """Storages that keep no jobs: the gateway has an outbox of its own."""
+
+    @pytest.mark.parametrize("process", ["memory", "maildir"])
+    async def test_jobs_are_written_before_the_250(
+        self, process: str, start: Any, post: Post, tmp_path: Path
+    ) -> None:
+        """And worked off, and tried again, as others are."""
+        post.errors = [ConnectionError("down")]
+        daemon = await start(process)
+        queue_id = await mail(daemon.gateway(), b"Subject: x\r\n\r\nx\r\n")
+        await until(lambda: counts(daemon)[0])
+
+        assert counts(daemon) == (1, 1, 0)
+        assert [got[0] for got in post.got] == [queue_id, queue_id]
+        assert (tmp_path / "data" / "outbox.db").exists()
+
+    async def test_a_restart_resumes(self, start: Any, post: Post) -> None:
+        """What was not done when we stopped is done by the next run."""
+        first = await start("maildir", working=False)
+        queue_id = await mail(first.gateway())
+        await first.stop()
+        second = await start("maildir")
+        await until(lambda: counts(second)[0])
+
+        assert [got[0] for got in post.got] == [queue_id]
+
+    async def test_an_outbox_in_trouble_is_a_451(self, start: Any, tmp_path: Path) -> None:
+        """No 250 without the job that it promises."""
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "outbox.db").write_bytes(b"this is no database" * 100)
+        daemon = await start("maildir", working=False)
+        gateway = daemon.gateway()
+        envelope = Envelope(gateway.new_queue_id(), Session(), 1.0)
+        sink = gateway.open(envelope)
+        await sink.close()
+        answer = await gateway.save(envelope)
+
+        assert isinstance(answer, Reply)
+        assert answer.code == 451
+
+    async def test_the_fates_of_jobs(self, tmp_path: Path) -> None:
+        """Done is gone, again is due later, dead is out of the way until it is revived; a retry writes nothing twice."""
+        outbox = FileOutbox(tmp_path / "outbox.db")
+        publish = outbox.step("j").target
+        batch = [Envelope(f"q{number}", Session(), float(number)) for number in range(4)]
+        await publish(batch)
+        await publish(batch[:2])
+        jobs = await outbox.due("j", 10.0)
+        assert [job.queue_id for job in jobs] == ["q0", "q1", "q2", "q3"]
+        again = attrs.evolve(jobs[1], attempts=1, due_at=50.0, error="x\udcff")
+        await outbox.settle(done=[jobs[0]], again=[again], dead=[jobs[2]])
+
+        assert [job.queue_id for job in await outbox.due("j", 10.0)] == ["q3"]
+        assert [job.queue_id for job in await outbox.due("j", 50.0)] == ["q1", "q3"]
+        assert await outbox.next_due("j") == 3.0
+        assert await outbox.next_due("other") is None
+        dead = await outbox.dead("j")
+        assert [job.queue_id for job in dead] == ["q2"]
+        assert await outbox.revive([*dead, jobs[3]], 20.0) == 1
+        assert [job.queue_id for job in await outbox.due("j", 20.0)] == ["q2", "q3"]
+        await outbox.close()
+        await outbox.close()
+
+
 class TestConfiguration:
     async def test_a_chain_that_cannot_read_back_is_refused(self, tmp_path: Path, post: Post) -> None:
         """Told at check, not when the first mail is lost."""
-        config = {
+        config: dict[str, Any] = {
             "servers": [{"listen": "127.0.0.1:0"}],
-            "gateways": {"default": {"process": "memory", "durability": "none", "background": "post"}},
+            "gateways": {"default": {"process": "exec", "durability": "none", "background": "post"}},
         }
+        config["processors"] = {"exec": {"command": ["/bin/true"]}}
+        config["servers"][0]["allowed_hosts"] = ["example.org"]
         with pytest.raises(ConfigError, match=r"\[gateways.default\] background: reads mails back"):
             Daemon(config, data=tmp_path, steps={"post": post})
