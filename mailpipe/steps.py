@@ -268,6 +268,17 @@ class StoredMail:
 
     prelude: bytes = b""
     hashes: Mapping[str, str] = attrs.field(factory=dict)
+    mail_params: tuple[str, ...] = ()
+    """As `Envelope.mail_params`, where the storage keeps them; so the following."""
+
+    rcpt_params: tuple[tuple[str, ...], ...] = ()
+    """Of each recipient, in their order; empty if none had any."""
+
+    smtputf8: bool = False
+    peer: str = ""
+    helo: str = ""
+    user: str = ""
+    tls: str = ""
     body: Body | None = None
     """As received, encoding ``""``; None where only listed."""
 

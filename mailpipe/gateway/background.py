@@ -213,10 +213,16 @@ def envelope_of(mail: StoredMail, hostname: str = "localhost") -> Envelope:
 
         hostname: What we call ourselves.
     """
-    session = Session(hostname=hostname)
+    session = Session(hostname=hostname, peer=mail.peer, helo=mail.helo, user=mail.user, tls=mail.tls)
     envelope = Envelope(mail.queue_id, session, mail.received_at, mail_from=mail.mail_from)
-    envelope.recipients = [Recipient(address, (), envelope, session) for address in mail.rcpt_to]
-    envelope.smtputf8 = not all(address.isascii() for address in (mail.mail_from, *mail.rcpt_to))
+    envelope.mail_params = mail.mail_params
+    params = mail.rcpt_params or ((),) * len(mail.rcpt_to)
+    envelope.recipients = [
+        Recipient(address, its, envelope, session) for address, its in zip(mail.rcpt_to, params, strict=True)
+    ]
+    envelope.smtputf8 = mail.smtputf8 or not all(
+        address.isascii() for address in (mail.mail_from, *mail.rcpt_to)
+    )
     if mail.body is not None:
         envelope.body = mail.body
     envelope.prelude = mail.prelude

@@ -166,6 +166,13 @@ def _stored(row: sa.Row[Any]) -> StoredMail:
         subject=decoded_subject(row.subject),
         prelude=bytes(row.prelude),
         hashes=hashes_of(row.sha256, detail),
+        mail_params=tuple(detail.get("mail_params", ())),
+        rcpt_params=tuple(tuple(params) for params in detail.get("rcpt_params", ())),
+        smtputf8=detail.get("smtputf8", False),
+        peer=row.peer,
+        helo=row.helo,
+        user=row.auth_user,
+        tls=row.tls,
     )
 
 

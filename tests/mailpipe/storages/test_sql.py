@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mailpipe.bodies import FileBody, Spool, SpoolOptions
-from mailpipe.envelope import Envelope, MemoryBody
+from mailpipe.envelope import Envelope, MemoryBody, Recipient
 from mailpipe.steps import Place
 from mailpipe.storages.sql import SqlOptions, SqlStorage
 
@@ -130,6 +130,29 @@ class TestStoring:
         assert mail.subject == "grüße dich"
         assert mail.hashes == envelope.hashes
         assert mail.prelude == envelope.prelude
+
+    async def test_keeps_what_a_relay_needs(self, storage: SqlStorage, make_envelope: MakeEnvelope) -> None:
+        """Parameters as written, and who the client was: a background job has no session any more."""
+        envelope = make_envelope(to=["b@example.org", "c@example.org"])
+        envelope.mail_params, envelope.smtputf8 = ("BODY=8BITMIME", "ENVID=x\0"), True
+        envelope.recipients = [
+            Recipient("b@example.org", ("NOTIFY=NEVER",), envelope, envelope.session),
+            Recipient("c@example.org", (), envelope, envelope.session),
+        ]
+        envelope.session.user, envelope.session.tls = "me", "TLSv1.3"
+        await store(storage, envelope)
+
+        mail = await storage.get(envelope.queue_id)
+        assert mail is not None
+        assert mail.mail_params == ("BODY=8BITMIME", "ENVID=x\ufffd")
+        assert mail.rcpt_params == (("NOTIFY=NEVER",), ())
+        assert mail.smtputf8
+        assert (mail.peer, mail.helo, mail.user, mail.tls) == (
+            "192.0.2.1",
+            "client.example.org",
+            "me",
+            "TLSv1.3",
+        )
 
     async def test_many_at_once(self, storage: SqlStorage, make_envelope: MakeEnvelope) -> None:
         """More than one statement's worth is still one batch."""
