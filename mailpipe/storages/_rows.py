@@ -5,11 +5,10 @@ An envelope as a row of values, and back. Pure.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from email.errors import HeaderParseError
-from email.header import decode_header
 from typing import Any
 
 from mailpipe.envelope import Body, Envelope
+from mailpipe.headers import decode_words
 
 __all__ = [
     "clean",
@@ -78,17 +77,8 @@ def raw_subject(body: Body) -> str:
 
 
 def decoded_subject(raw: str) -> str:
-    """Undo RFC 2047; what cannot be decoded stays as it is. No controls but the tab."""
-    if "=?" in raw:
-        try:
-            parts = decode_header(raw)
-            raw = "".join(
-                part.decode(charset or "ascii", "replace") if isinstance(part, bytes) else part
-                for part, charset in parts
-            )
-        except (HeaderParseError, LookupError, ValueError):
-            pass
-    return "".join(char if char.isprintable() else " " for char in clean(raw))
+    """Undo RFC 2047; what cannot be decoded stays as it is. No controls."""
+    return decode_words(raw)
 
 
 def stored_body(envelope: Envelope, wanted: str) -> Body:

@@ -47,7 +47,7 @@ class TestDecodedSubject:
             ("=?utf-8?b?Z3LDvMOfZQ==?= =?iso-8859-1?q?_d=FC?= end", "grüße dü end"),
             ("=?no-such-charset?q?x?=", "=?no-such-charset?q?x?="),
             ("=?utf-8?q?never ended", "=?utf-8?q?never ended"),
-            ("=?utf-8?q?=1B[31mred=0D=0A?=", " [31mred  "),
+            ("=?utf-8?q?=1B[31mred=0D=0A?=", "[31mred"),
         ],
     )
     def test_undoes_rfc_2047(self, raw: str, shown: str) -> None:
