@@ -115,9 +115,14 @@ def make_config(
         processors=processors,
         steps=dict(steps or {}),
     )
-    check_together(config, reader)
+    outward = check_together(config, reader)
     reader.finish()
-    return attrs.evolve(config, servers=tuple(server for server in servers if server.enabled))
+    servers = tuple(
+        attrs.evolve(server, options=attrs.evolve(server.options, sends_on=server.gateway in outward))
+        for server in servers
+        if server.enabled
+    )
+    return attrs.evolve(config, servers=servers)
 
 
 def _find_data(raw: Mapping[str, Any], file: str, data: str | None, environment: Mapping[str, str]) -> Path:

@@ -14,8 +14,13 @@ _OUTWARD = frozenset({"relay", "exec"})
 _LEVELS = ("none", "os", "disk")
 
 
-def check_together(config: Config, reader: Reader) -> None:
-    """Note in *reader* what is wrong between tables."""
+def check_together(config: Config, reader: Reader) -> frozenset[str]:
+    """
+    Note in *reader* what is wrong between tables.
+
+    Returns:
+        The gateways whose chains send mail on: their servers let strangers send to named hosts only.
+    """
     plans = {name: _plans(config, reader, name, gateway) for name, gateway in config.gateways.items()}
     largest = min((gateway.batch_size_max for gateway in config.gateways.values()), default=None)
     if largest is not None and config.daemon.spool_above > largest:
@@ -32,6 +37,13 @@ def check_together(config: Config, reader: Reader) -> None:
             reader.problem(place, "gateway", f"no such gateway; there are {known}, got {server.gateway!r}")
         elif (found := plans[server.gateway]) is not None:
             _check_server(reader, place, server, *found)
+    return frozenset([name for name, found in plans.items() if found is not None and _outward(*found)])
+
+
+def _outward(plan: Plan, background: Plan | None) -> list[str]:
+    """The names of the steps that send mail on."""
+    steps = plan.steps + (background.steps if background is not None else ())
+    return [step.name for step in steps if step.spec.name in _OUTWARD]
 
 
 def _plans(
@@ -74,8 +86,7 @@ def _check_server(
         what = f"must be at most {plan.largest}, the largest body of the chain {plan.text!r}, got {options.max_size}"
         reader.problem(place, "max_size", what)
     anyone = not options.relay_from and not options.users and options.authenticator is None
-    steps = plan.steps + (background.steps if background is not None else ())
-    outward = [step.name for step in steps if step.spec.name in _OUTWARD]
+    outward = _outward(plan, background)
     everybody = options.allowed_hosts is None or "*" in options.allowed_hosts or "." in options.allowed_hosts
     if outward and everybody and anyone:
         reader.problem(

@@ -106,6 +106,10 @@ class ServerOptions:
 
         relay_from: Networks whose clients may send to any recipient.
 
+        sends_on:
+            The gateway's chain sends mail on (relay, exec): that `allowed_hosts` names everybody is
+            then meant for `relay_from` and the authenticated alone, and others are told 550 5.7.1.
+
         trusted:
             Networks of proxies, by the address on the other end of the socket: only they may use
             `proxy` and `xclient`, and they are exempt from `max_connections_per_address`.
@@ -165,6 +169,7 @@ class ServerOptions:
         default=None, converter=attrs.converters.optional(tuple)
     )
     relay_from: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    sends_on: bool = False
     trusted: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     proxy: bool = False
     xclient: bool = False
@@ -223,8 +228,9 @@ class ServerOptions:
 
     @cached_property
     def hosts(self) -> HostPatterns:
-        """`allowed_hosts`, parsed; None is everybody."""
-        return HostPatterns.parse(("*",) if self.allowed_hosts is None else self.allowed_hosts)
+        """`allowed_hosts`, parsed, as far as they hold for clients that are not trusted."""
+        hosts = HostPatterns.parse(("*",) if self.allowed_hosts is None else self.allowed_hosts)
+        return attrs.evolve(hosts, everybody=hosts.everybody and not self.sends_on)
 
     @cached_property
     def relays(self) -> Networks:

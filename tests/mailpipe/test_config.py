@@ -295,11 +295,13 @@ class TestTrust:
             with pytest.raises(ConfigError, match="open relay"):
                 load(text)
         else:
-            load(text)
+            # A star is then meant for those who are trusted, not for everybody.
+            assert "anywhere.example" not in load(text).servers[0].options.hosts
 
     def test_a_star_says_it(self, load: Callable[..., Config]) -> None:
         """``["*"]`` is the purpose."""
-        assert load('[[servers]]\nlisten = "0.0.0.0:2525"\nallowed_hosts = ["*"]\n').servers
+        (server,) = load('[[servers]]\nlisten = "0.0.0.0:2525"\nallowed_hosts = ["*"]\n').servers
+        assert "anywhere.example" in server.options.hosts
 
 
 class TestKnobs:

@@ -221,6 +221,14 @@ class TestRecipients:
         await other.begin(data=False)
         assert (await other.command("RCPT TO:<x@anywhere.example>"))[:9] == "550 5.7.1"
 
+    async def test_everybody_is_not_meant_for_mail_that_is_sent_on(self, start: Start, connect: Any) -> None:
+        """With a relay behind us, * is for relay_from alone; named hosts are for all. No open relay."""
+        server = await start(allowed_hosts=["*", "example.org"], relay_from=["127.0.0.2/32"], sends_on=True)
+        listed, other = await connect(server, "127.0.0.2"), await connect(server, "127.0.0.3")
+        await listed.begin(data=False, to="x@anywhere.example")
+        await other.begin(data=False, to="x@example.org")
+        assert await other.command("RCPT TO:<x@anywhere.example>") == str(reply.NO_RELAY)
+
     async def test_too_many(self, start: Start, connect: Any, gateway: Any) -> None:
         """The bound is exact, and the mail goes to those before it."""
         client = await connect(await start(max_recipients=2))
