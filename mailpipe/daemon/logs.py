@@ -22,7 +22,7 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
-__all__ = ["LogWriter", "event_of", "masked"]
+__all__ = ["LogWriter", "console_line", "event_of", "masked"]
 
 # C0, DEL, C1 and what some terminals and viewers take for a line end or a change of direction.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -92,6 +92,29 @@ def event_of(record: logging.LogRecord) -> dict[str, Any]:
         # The only value of several lines; each is indented, so that none passes for an event.
         event["exception"] = "\n".join(f"  | {_clean('', line)}" for line in trace.split("\n"))
     return event
+
+
+_QUOTED = re.compile(r"[\s='\"]")
+
+
+def console_line(logger: object, level: str, event: dict[str, Any]) -> str:
+    """
+    The line that structlog's `ConsoleRenderer` makes without colours, at a fraction of its cost.
+
+    Where nobody looks on there is a line for every mail, and rendering it was a third of the work for
+    a small one.
+    """
+    parts = [
+        f"{event.pop('timestamp')} [{event.pop('level'):<9}] {event.pop('event'):<24} [{event.pop('logger')}]"
+    ]
+    exception = event.pop("exception", None)
+    for key in sorted(event):
+        value = event[key]
+        if type(value) is not str or _QUOTED.search(value):
+            value = repr(value)
+        parts.append(f"{key}={value}")
+    line = " ".join(parts)
+    return line if exception is None else f"{line}\n{exception}"
 
 
 class LogWriter(logging.Handler):
@@ -237,6 +260,8 @@ class _Target:
     def renderer(self, stream: TextIO) -> _Render:
         if self.style == "json" or (self.style == "auto" and self.file):
             return structlog.processors.JSONRenderer(sort_keys=False)
+        if not stream.isatty():
+            return console_line
         return structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(), pad_event_to=24, exception_formatter=structlog.dev.plain_traceback
+            colors=True, pad_event_to=24, exception_formatter=structlog.dev.plain_traceback
         )

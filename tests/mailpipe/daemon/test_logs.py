@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
-from mailpipe.daemon.logs import LogWriter, event_of
+from mailpipe.daemon.logs import LogWriter, console_line, event_of
 
 
 @pytest.fixture
@@ -162,6 +163,27 @@ class TestStderr:
 
         assert "queue_id=q1" in written.getvalue()
         assert written.getvalue().count("\n") == 1
+
+    def test_it_is_as_structlog_writes_it(self) -> None:
+        """Only the cost differs: who reads these lines by program sees no difference."""
+        event = {
+            "timestamp": "2026-11-20T11:27:55.617Z",
+            "level": "info",
+            "event": "stored",
+            "logger": "mailpipe.mail",
+            "reply": "250 2.0.0 OK",
+            "helo": "it's",
+            "peer": "",
+            "none": None,
+            "rcpt_to": ["a@example.org"],
+            "ms": 1.5,
+            "exception": "  | one\n  | two",
+        }
+        structlogs = structlog.dev.ConsoleRenderer(
+            colors=False, pad_event_to=24, exception_formatter=structlog.dev.plain_traceback
+        )
+
+        assert console_line(None, "info", dict(event)) == structlogs(None, "info", dict(event))
 
 
 class TestPressure:
