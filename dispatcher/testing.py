@@ -20,7 +20,8 @@ from typing_extensions import TypeVar
 
 from dispatcher.buffer.batch import Batch
 from dispatcher.errors import OptionError, RetryAfter
-from dispatcher.stores._contract import MakeStore, check_store
+from dispatcher.stores._contract import check_store
+from dispatcher.stores._contract.rig import MakeStore
 
 __all__ = [
     "JumpingLoop",

@@ -30,6 +30,9 @@ Row = tuple[Any, ...]
 CHUNK = 5_000
 """Rows held in memory at once by steps that may concern a whole queue."""
 
+NUMBERS_AHEAD = 10_000
+"""Ids that are set aside at once; those not used when the store is closed are never used."""
+
 ON_SHELF = tuple(
     f"queue = ? AND shelf = {code}" + (" AND shelf <> 0" if code else "") for code in range(len(SHELVES))
 )
@@ -121,6 +124,7 @@ class Books:
         """Read the numbers anew, as they are in the file."""
         self._bodies, self._entries = [], []
         self._next, self._front = self.db.execute("SELECT next, front FROM store").fetchone()
+        self._next_kept, self._front_kept = self._next, self._front
         self.by_name: dict[str, Queue] = {}
         for number, name, *counters in self.db.execute(_LOAD_QUEUES).fetchall():
             queue = Queue(number, name, Ledger.load(counters))
@@ -138,7 +142,8 @@ class Books:
         self._undo_queues = None
 
     def undo_step(self) -> None:
-        """After the SQL of the step was rolled back: the numbers, too."""
+        """After the SQL of the step was rolled back: the numbers, too, and what was not yet written."""
+        self._bodies, self._entries = [], []
         if self._undo_queues is not None:
             self.by_name = self._undo_queues
             self.by_number = {queue.number: queue for queue in self.by_name.values()}
@@ -153,8 +158,11 @@ class Books:
         self.write_out()
         if self._dirty:
             self.db.executemany(_STORE_QUEUE, [(*q.ledger.dump(), q.number) for q in self._dirty])
-            self.db.execute("UPDATE store SET next = ?, front = ?", (self._next, self._front))
             self._dirty.clear()
+        if self._next > self._next_kept or self._front < self._front_kept:
+            # Some ahead, so that not every commit writes one page more for it.
+            self._next_kept, self._front_kept = self._next + NUMBERS_AHEAD, self._front - NUMBERS_AHEAD
+            self.db.execute("UPDATE store SET next = ?, front = ?", (self._next_kept, self._front_kept))
         self._undo.clear()
 
     def take_hints(self) -> dict[str, Hint | None]:
@@ -197,6 +205,11 @@ class Books:
         first = self._next
         self._next += count
         return int(first)
+
+    def take_front(self, count: int) -> int:
+        """The first of so many places in front of all others."""
+        self._front -= count
+        return int(self._front)
 
     def queue(self, name: str) -> Queue:
         """Of this name, or UnknownQueue."""

@@ -86,8 +86,7 @@ class Tables(Books):
             for n, record in enumerate(records)
         ]
         shelf, attempts = (LEASED, 1) if options.lease else (READY, 0)
-        if options.front:
-            self._front -= count
+        front = self.take_front(count) if options.front else 0
         rows: list[Row] = []
         stored: list[Stored | None] = [None] * (count * width)
         for nth, queue in enumerate(targets):
@@ -96,7 +95,7 @@ class Tables(Books):
             for n, record in enumerate(records):
                 entry = first + n * width + nth
                 lease = self.tags.next_lease() if options.lease else None
-                place = self._front + n if options.front else entry
+                place = front + n if options.front else entry
                 body = first + n * width
                 row = (entry, queue.number, shelf, record.priority, place, body, record.size, attempts)
                 rows.append((*row, lease, record.key, put_at, record.expires_at))

@@ -4,12 +4,10 @@ Queues in memory: for tests, for development, and where a restart may lose every
 Keeps the whole contract but the one about surviving: the promises that other engines are measured by.
 """
 
-import heapq
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import anyio
-import attrs
 
 from dispatcher.errors import OptionError, QueueFull, UnknownQueue
 from dispatcher.stores._engine import (
@@ -21,10 +19,10 @@ from dispatcher.stores._engine import (
     SHELVES,
     Engine,
     Hint,
-    Ledger,
     PutOptions,
     Tags,
 )
+from dispatcher.stores._memoryqueue import LIVE, WAITING, Entry, MemoryQueue
 from dispatcher.stores._shell import EmbeddedStore
 from dispatcher.stores.base import Counts, Dead, Leased, Nack, Peeked, Record, Stored
 
@@ -32,154 +30,14 @@ __all__ = ["MemoryStore"]
 
 T = TypeVar("T")
 
-LIVE = (READY, DELAYED, LEASED)
-WAITING = (READY, DELAYED)
-
-
-@attrs.define(slots=True, eq=False)
-class _Entry:
-    """One record in one queue."""
-
-    id: int
-    record: Record
-    priority: int
-    place: int
-    put_at: float
-    shelf: int
-    attempts: int = 0
-    lease: int | None = None
-    due: float | None = None
-    error: str | None = None
-    failed_at: float | None = None
-
-
-class _Heap:
-    """
-    Finds the least of the entries for which a rank holds.
-
-    Entries that changed stay in it until they surface, or until they outnumber the others.
-
-    Args:
-        rank: What an entry is ordered by now; None: it does not belong here.
-    """
-
-    def __init__(self, rank: Callable[[_Entry], tuple[float, ...] | None]) -> None:
-        self._rank = rank
-        self._heap: list[tuple[tuple[float, ...], int, _Entry]] = []
-        self._enough = 64
-
-    def push(self, entry: _Entry) -> None:
-        """Its rank is new."""
-        rank = self._rank(entry)
-        if rank is None:
-            return
-        heapq.heappush(self._heap, (rank, entry.id, entry))
-        if len(self._heap) > self._enough:
-            ranked = {
-                one.id: (rank, number, one) for rank, number, one in self._heap if self._rank(one) == rank
-            }
-            self._heap = list(ranked.values())
-            heapq.heapify(self._heap)
-            self._enough = 64 + 2 * len(self._heap)
-
-    def first(self) -> _Entry | None:
-        """The least, or None."""
-        while self._heap:
-            rank, _, entry = self._heap[0]
-            if self._rank(entry) == rank:
-                return entry
-            heapq.heappop(self._heap)
-        return None
-
-
-GONE = -1
-
-
-def _moment(moment: float | None) -> tuple[float, ...] | None:
-    return None if moment is None else (moment,)
-
-
-class _Queue:
-    """
-    One queue.
-
-    Args:
-        name: Its name.
-
-        homes: In which queue each entry of the store is; kept up to date.
-    """
-
-    def __init__(self, name: str, homes: "dict[int, _Queue]") -> None:
-        self.name = name
-        self._homes = homes
-        self.ledger = Ledger()
-        self.entries: dict[int, _Entry] = {}
-        self.by_key: dict[str, list[_Entry]] = {}
-        self.ready = _Heap(lambda e: (e.priority, e.place) if e.shelf == READY else None)
-        self.due = _Heap(lambda e: _moment(e.due) if e.shelf in LIVE else None)
-        self.expiring = _Heap(lambda e: _moment(e.record.expires_at) if e.shelf in WAITING else None)
-        self.aged = _Heap(lambda e: (e.place,) if e.shelf in LIVE else None)
-
-    def add(self, entry: _Entry) -> None:
-        self.entries[entry.id] = entry
-        self._homes[entry.id] = self
-        if entry.record.key is not None:
-            self.by_key.setdefault(entry.record.key, []).append(entry)
-        self.ledger.add(entry.shelf, 1, entry.record.size)
-        self.ledger.put += 1
-        self._rank(entry)
-
-    def _rank(self, entry: _Entry) -> None:
-        for heap in (self.ready, self.due, self.expiring, self.aged):
-            heap.push(entry)
-
-    def move(self, entry: _Entry, shelf: int, *, lease: int | None = None, due: float | None = None) -> None:
-        self.ledger.move(entry.shelf, shelf, 1, entry.record.size)
-        entry.shelf, entry.lease, entry.due = shelf, lease, due
-        self._rank(entry)
-
-    def erase(self, entry: _Entry) -> None:
-        self.ledger.add(entry.shelf, -1, -entry.record.size)
-        entry.shelf = GONE
-        del self.entries[entry.id], self._homes[entry.id]
-        if entry.record.key is not None:
-            same = self.by_key[entry.record.key]
-            same.remove(entry)
-            if not same:
-                del self.by_key[entry.record.key]
-
-    def tend(self, now: float) -> None:
-        while (entry := self.due.first()) is not None and entry.due is not None and entry.due <= now:
-            self.move(entry, READY)
-        while (entry := self.expiring.first()) is not None:
-            if entry.record.expires_at is None or entry.record.expires_at > now:
-                break
-            self.erase(entry)
-            self.ledger.expired += 1
-
-    def on(self, shelf: int) -> list[_Entry]:
-        """In the order of leases."""
-        found = [entry for entry in self.entries.values() if entry.shelf == shelf]
-        return sorted(found, key=lambda e: (e.priority, e.place) if shelf == READY else (0, e.place))
-
-    def hint(self) -> Hint:
-        due, expiring = self.due.first(), self.expiring.first()
-        never = float("inf")
-        return Hint(
-            self.ledger.items[READY],
-            never if due is None or due.due is None else due.due,
-            never if expiring is None or expiring.record.expires_at is None else expiring.record.expires_at,
-            self.ledger.live_bytes,
-        )
-
 
 class _Engine:
     """The steps; see `dispatcher.stores.base.Store` for what each promises."""
 
     def __init__(self) -> None:
         self._tags = Tags()
-        self._queues: dict[str, _Queue] = {}
-        self._homes: dict[int, _Queue] = {}
+        self._queues: dict[str, MemoryQueue] = {}
+        self._homes: dict[int, MemoryQueue] = {}
         self._touched: set[str] = set()
         self._next, self._front = 1, 0
 
@@ -195,7 +53,7 @@ class _Engine:
         touched, self._touched = self._touched, set()
         return {name: self._queues[name].hint() if name in self._queues else None for name in touched}
 
-    def _queue(self, name: str, now: float) -> _Queue:
+    def _queue(self, name: str, now: float) -> MemoryQueue:
         try:
             queue = self._queues[name]
         except KeyError:
@@ -213,7 +71,7 @@ class _Engine:
     def create(self, now: float, queues: Sequence[str]) -> None:
         for name in queues:
             if name not in self._queues:
-                self._queues[name] = _Queue(name, self._homes)
+                self._queues[name] = MemoryQueue(name, self._homes)
                 self._touched.add(name)
 
     def remove(self, now: float, queues: Sequence[str]) -> None:
@@ -250,7 +108,7 @@ class _Engine:
         stored: list[Stored] = []
         for n, record in enumerate(records):
             for queue in targets:
-                entry = _Entry(self._number(), record, record.priority, 0, now, READY)
+                entry = Entry(self._number(), record, record.priority, 0, now, READY)
                 entry.place = self._front + n if options.front else entry.id
                 if options.front and (first := oldest[queue.name]) is not None:
                     entry.put_at = min(now, first.put_at)
@@ -263,7 +121,7 @@ class _Engine:
                 stored.append(Stored(str(entry.id), tag))
         return stored
 
-    def _replace(self, queue: _Queue, key: str, entry: _Entry) -> None:
+    def _replace(self, queue: MemoryQueue, key: str, entry: Entry) -> None:
         there = [one for one in queue.by_key.get(key, ()) if one.shelf != QUARANTINED]
         waiting = [one for one in there if one.shelf in WAITING]
         if waiting:
@@ -320,7 +178,7 @@ class _Engine:
             )
         return taken
 
-    def _delivery(self, tag: str, now: float) -> tuple[_Queue, _Entry] | None:
+    def _delivery(self, tag: str, now: float) -> tuple[MemoryQueue, Entry] | None:
         parsed = self._tags.parse(tag)
         queue = None if parsed is None else self._homes.get(parsed[1])
         if parsed is None or queue is None:
@@ -427,7 +285,7 @@ class _Engine:
         return len(chosen)
 
 
-def _growth(queue: _Queue, records: Sequence[Record], *, replace: bool) -> int:
+def _growth(queue: MemoryQueue, records: Sequence[Record], *, replace: bool) -> int:
     """How many bytes the queue will hold more."""
     if not replace:
         return sum(record.size for record in records)
@@ -436,7 +294,7 @@ def _growth(queue: _Queue, records: Sequence[Record], *, replace: bool) -> int:
     return sum(last.values()) + sum(record.size for record in records if record.key is None) - freed
 
 
-def _chosen(queue: _Queue, ids: Sequence[str] | None, shelf: int) -> list[_Entry]:
+def _chosen(queue: MemoryQueue, ids: Sequence[str] | None, shelf: int) -> list[Entry]:
     on_shelf = queue.on(shelf)
     if ids is None:
         return on_shelf
@@ -444,7 +302,7 @@ def _chosen(queue: _Queue, ids: Sequence[str] | None, shelf: int) -> list[_Entry
     return [by_id[one] for one in dict.fromkeys(ids) if one in by_id]
 
 
-def _peeked(entry: _Entry) -> Peeked:
+def _peeked(entry: Entry) -> Peeked:
     return Peeked(
         id=str(entry.id),
         cursor=f"{entry.priority}.{entry.place}" if entry.shelf == READY else str(entry.place),

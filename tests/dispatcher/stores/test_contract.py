@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.stores._contract import CHECKS, MakeStore, Rig, check_crashes
+from dispatcher.stores._contract import CHECKS
+from dispatcher.stores._contract.life import check_crashes
+from dispatcher.stores._contract.rig import MakeStore, Rig
 from dispatcher.stores.base import Store
 from dispatcher.stores.memory import MemoryStore
 from dispatcher.stores.sqlite import SQLiteStore

@@ -23,7 +23,8 @@ from dispatcher.errors import (
     StoreVersionError,
     UnknownQueue,
 )
-from dispatcher.stores._contract import CHECKS, Rig
+from dispatcher.stores._contract import CHECKS
+from dispatcher.stores._contract.rig import Rig
 from dispatcher.stores._schema import FORMAT
 from dispatcher.stores.base import Dead, Record, Shelf
 from dispatcher.stores.sqlite import SQLiteStore, SQLiteView
