@@ -152,8 +152,8 @@ def postgres() -> Iterator[str]:
         command = [server, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", str(path)]
         log = path / "log"
         ready = lambda: b"ready to accept" in log.read_bytes()  # noqa: E731 - a line says it all
-        # SIGINT: end now, without waiting for clients.
-        with running(command, log, ready=ready, user=user, stop=signal.SIGINT):
+        # At once, without a last checkpoint: the folder is thrown away.
+        with running(command, log, ready=ready, user=user, stop=signal.SIGQUIT):
             yield f"postgresql://mail@127.0.0.1:{port}/postgres"
 
 
@@ -188,13 +188,17 @@ def mariadb() -> Iterator[str]:
             f"--socket={path}/socket",
             f"--pid-file={path}/pid",
             "--skip-name-resolve",
+            "--innodb-log-file-size=16M",
+            "--innodb-buffer-pool-size=64M",
             f"--init-file={path}/init.sql",
         ]
         (path / "init.sql").write_text(
             "CREATE DATABASE mail;\nCREATE USER mail@'127.0.0.1' IDENTIFIED BY 'secret';\n"
             "GRANT ALL ON *.* TO mail@'127.0.0.1';\n"
         )
-        with running(command, log, ready=lambda: b"ready for connections" in log.read_bytes(), user=user):
+        ready = lambda: b"ready for connections" in log.read_bytes()  # noqa: E731 - a line says it all
+        # It would take its time for a folder that is thrown away.
+        with running(command, log, ready=ready, user=user, stop=signal.SIGKILL):
             yield f"mysql://mail:secret@127.0.0.1:{port}/mail"
 
 

@@ -66,14 +66,6 @@ async def received(storage: SqlStorage, envelope: Envelope) -> bytes:
 
 
 class TestEveryDatabase:
-    async def test_keeps_every_octet(self, storage: SqlStorage, make_envelope: MakeEnvelope) -> None:
-        """Any octets, from none to more than one piece, come back as they were."""
-        bodies = [b"", b"x", bytes(range(256)) * 20, b"\0" * 600_000, bytes(range(256)) * 5000]
-        envelopes = [make_envelope(body) for body in bodies]
-        await store(storage, *envelopes)
-
-        assert [await received(storage, envelope) for envelope in envelopes] == bodies
-
     async def test_keeps_the_envelope(self, storage: SqlStorage, make_envelope: MakeEnvelope) -> None:
         """Text beyond the basic plane, a thousand recipients, NUL and a lone surrogate."""
         to = [f"recipient-number-{number}-\U0001f4e7@example.org" for number in range(1000)]
@@ -99,17 +91,6 @@ class TestEveryDatabase:
 
         assert len(await storage.list()) == 151
         assert await received(storage, envelopes[-1]) == b"y" * 1_500_000
-
-    async def test_a_repeated_batch_changes_nothing(
-        self, storage: SqlStorage, make_envelope: MakeEnvelope
-    ) -> None:
-        """Idempotent by queue id: rows, pieces and all."""
-        one, two, three = make_envelope(b"1"), make_envelope(b"2" * 1_200_000), make_envelope(b"3")
-        await store(storage, one, two)
-        await store(storage, one, two, three)
-
-        assert len(await storage.list()) == 3
-        assert await received(storage, two) == b"2" * 1_200_000
 
     async def test_a_bad_row_takes_the_batch_along(
         self, storage: SqlStorage, make_envelope: MakeEnvelope
