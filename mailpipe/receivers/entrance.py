@@ -46,6 +46,7 @@ class Entrance(Engine):
         self._behind_proxy = False  # the socket's peer is in `trusted`
         self._client = ""  # whose address decides on `relay_from`; "" while that is unknown
         self._told_helo = ""  # by XCLIENT; the proxy's own says nothing of its client
+        self._told_login = ""
         self._known = False  # greeted
         self._expect: Callable[[bytes], None] | None = None  # who takes the next line, in AUTH
         self._failures = 0
@@ -72,7 +73,8 @@ class Entrance(Engine):
         peer = self._wire.get_extra_info("peername")
         local = self._wire.get_extra_info("sockname")
         if isinstance(peer, tuple):
-            self.session.peer, self.session.port = peer[0], peer[1]
+            # An IPv4 client of a socket for both families is one of IPv4.
+            self.session.peer, self.session.port = peer[0].removeprefix("::ffff:"), peer[1]
         if isinstance(local, tuple):
             self.session.local = local[0]
         self._behind_proxy = self.session.peer in self.options.proxies
@@ -196,6 +198,11 @@ class Entrance(Engine):
         said = parse_xclient(argument.decode("latin-1"))
         if said is None:
             return self.refuse(reply.SYNTAX)
+        if said.keys() & {"ADDR", "NAME"}:
+            # Another client; a description that is too long for one line goes on without these.
+            self._told_helo = self._told_login = ""
+        self._told_helo = said.get("HELO", self._told_helo)
+        self._told_login = said.get("LOGIN", self._told_login)
         self._forget()
         session = self.session
         if "ADDR" in said:
@@ -203,11 +210,9 @@ class Entrance(Engine):
             self._is_client(session.peer)
             if (refusal := self.server.rename(self, session.peer)) is not None:
                 return self.give_up(refusal)
-        session.port = int(said.get("PORT", session.port))
+        session.port = int(said.get("PORT") or session.port)
         session.local = said.get("DESTADDR", session.local)
-        self._told_helo = said.get("HELO", "")
-        if "LOGIN" in said:
-            session.user, session.trusted = said["LOGIN"], True
+        session.user, session.trusted = self._told_login, session.trusted or bool(self._told_login)
         return self.reply(self._greeting)
 
     # AUTH

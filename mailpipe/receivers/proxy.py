@@ -112,26 +112,25 @@ def _parse_v2(data: bytes) -> ProxyHeader | None:
 
 def parse_xclient(argument: str) -> dict[str, str] | None:
     """
-    Parse the attributes of XCLIENT (Postfix), xtext undone; what is not available is left out.
+    Parse the attributes of XCLIENT (Postfix), xtext undone.
 
     Returns:
-        None if one is unknown, malformed, given twice, or could not stand in a header or a log.
+        What was said, ``""`` for what is not available; None if one is unknown, malformed, given twice, or could not stand in a header or a log.
     """
     found: dict[str, str] = {}
-    seen: set[str] = set()
     for word in argument.split():
         name, equals, text = word.partition("=")
         name = name.upper()
-        if not equals or name not in _XCLIENT or name in seen or not word.isascii():
+        if not equals or name not in _XCLIENT or name in found or not word.isascii():
             return None
-        seen.add(name)
         if text.upper() in {"[UNAVAILABLE]", "[TEMPUNAVAIL]"}:
+            found[name] = ""
             continue
         value = _XTEXT.sub(lambda match: chr(int(match[1], 16)), text)
         if not (normal := _xclient_value(name, value)):
             return None
         found[name] = normal
-    return found if seen else None
+    return found or None
 
 
 def _xclient_value(name: str, value: str) -> str:

@@ -510,6 +510,22 @@ class TestXclient:
         )
         assert session.trusted
 
+    async def test_a_description_may_take_several_lines(
+        self, start: Start, connect: Any, gateway: Any
+    ) -> None:
+        """Each adds to it; one with an address begins another client, who inherits nothing."""
+        client = await connect(await start(xclient=True, trusted=HERE, allowed_hosts=[]))
+        await client.reply()
+        await client.talk("XCLIENT NAME=a.example ADDR=192.0.2.7", "XCLIENT HELO=a.example LOGIN=ann")
+        await client.talk("EHLO proxy", "MAIL FROM:<a@b>", "RCPT TO:<c@d>", "DATA", ".")
+        session = gateway.saved[0].session
+        assert (session.peer, session.helo, session.user) == ("192.0.2.7", "a.example", "ann")
+        await client.talk("XCLIENT ADDR=192.0.2.8", "EHLO proxy", "MAIL FROM:<a@b>")
+        assert await client.command("RCPT TO:<c@d>") == str(reply.NO_RELAY)
+        assert gateway.admitted[-1][0].user == ""
+        await client.talk("RSET", "XCLIENT ADDR=192.0.2.9 LOGIN=ann", "XCLIENT LOGIN=[UNAVAILABLE]")
+        assert (await client.talk("EHLO me", "MAIL FROM:<a@b>", "RCPT TO:<c@d>"))[-1] == str(reply.NO_RELAY)
+
     async def test_from_others_it_is_unknown(self, start: Start, connect: Any) -> None:
         """Not offered, not run, wherever else the client may send from."""
         server = await start(xclient=True, trusted=["127.0.0.9/32"], relay_from=HERE, allowed_hosts=ANY)

@@ -73,17 +73,18 @@ class TestProxy:
 
 class TestXclient:
     def test_good(self) -> None:
-        """Values undone from xtext; what is not available is left out."""
+        """Values undone from xtext; what is not available is said to be."""
         assert parse_xclient(
             "ADDR=192.0.2.1 port=4000 NAME=[UNAVAILABLE] HELO=me.example LOGIN=ann+40example"
         ) == {
             "ADDR": "192.0.2.1",
             "PORT": "4000",
+            "NAME": "",
             "HELO": "me.example",
             "LOGIN": "ann@example",
         }
         assert parse_xclient("ADDR=IPV6:2001:DB8::1 PROTO=esmtp") == {"ADDR": "2001:db8::1", "PROTO": "ESMTP"}
-        assert parse_xclient("ADDR=[TEMPUNAVAIL]") == {}
+        assert parse_xclient("ADDR=[TEMPUNAVAIL]") == {"ADDR": ""}
 
     def test_helo_that_is_no_name_is_unknown(self) -> None:
         """As for EHLO."""

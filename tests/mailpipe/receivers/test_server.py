@@ -32,12 +32,20 @@ class TestListening:
         await client.command(".")
         assert gateway.saved[0].session.peer == ""
 
-    async def test_a_bound_socket_is_used(self, start: Start, gateway: Any, connect: Any) -> None:
+    @pytest.mark.parametrize("family", ["tcp", "unix"])
+    async def test_a_bound_socket_is_used(
+        self, gateway: Any, connect: Any, family: str, tmp_path: Path
+    ) -> None:
         """Handed on by a parent or by socket activation."""
         from mailpipe.receivers.options import ServerOptions
         from mailpipe.receivers.server import SmtpServer
 
-        sock = socket.create_server(("127.0.0.1", 0))
+        if family == "tcp":
+            sock = socket.create_server(("127.0.0.1", 0))
+        else:
+            sock = socket.socket(socket.AF_UNIX)
+            sock.bind(str(tmp_path / "s"))
+            sock.listen()
         server = SmtpServer(ServerOptions(), gateway)
         await server.start(sock)
         client = await connect(server)
