@@ -7,6 +7,7 @@ from dispatcher.buffer.full import BlockNewItems, DropOldestBatch, FullBehavior,
 from dispatcher.buffer.outcome import DropReason, ItemDropped, ItemFailed, Outcome, OutcomeError, Status
 from dispatcher.buffer.stats import ChannelStatistics
 from dispatcher.channel import BufferFull, Channel, ChannelEnded, Receipt, process
+from dispatcher.durable import DurableChannel, DurableStatistics
 from dispatcher.errors import (
     AddError,
     BadItemSize,
@@ -56,6 +57,8 @@ __all__ = [
     "DropFn",
     "DropOldestBatch",
     "DropReason",
+    "DurableChannel",
+    "DurableStatistics",
     "ErrorFn",
     "ForeignBatch",
     "FullBehavior",

@@ -27,7 +27,15 @@ from dispatcher.buffer.full import BlockNewItems, InfiniteGrowth
 from dispatcher.buffer.options import BufferOptions
 from dispatcher.buffer.outcome import DropReason, Ticket
 from dispatcher.buffer.stats import ChannelStatistics
-from dispatcher.errors import AddError, BadItemSize, BadResults, ItemTooLarge, ItemTooSmall, RetryAfter
+from dispatcher.errors import (
+    AddError,
+    BadItemSize,
+    BadResults,
+    ItemTooLarge,
+    ItemTooSmall,
+    RetryAfter,
+    SendCancelled,
+)
 from dispatcher.typing import Policy
 
 __all__ = ["Blocked", "Coordinator"]
@@ -96,6 +104,7 @@ class Coordinator(Generic[T]):
         "closed",
         "expiring",
         "faults",
+        "halted",
         "limited",
         "per_item",
         "room",
@@ -150,6 +159,7 @@ class Coordinator(Generic[T]):
 
         self.closed = False
         self.cancelled = False
+        self.halted = False
         self.faults: list[Exception] = []
         """What a retry policy raised; for the log."""
 
@@ -314,6 +324,17 @@ class Coordinator(Generic[T]):
             self._reserved_size -= blocked.size
         else:
             self._queue.pop(blocked, None)
+
+    def reserve(self, blocked: Blocked, ticket: Ticket | None, now: float) -> bool:
+        """Hand room to a sender that has something to do before it adds its item; False if there is none."""
+        if not self.fits(ticket, now):
+            return False
+        self._revoke()
+        blocked.granted = True
+        self._handed += 1
+        self._reserved_size += blocked.size
+        self._grant()
+        return True
 
     def hand_room(self) -> None:
         """Hand what room there is to the senders that wait, in their order."""
@@ -491,6 +512,8 @@ class Coordinator(Generic[T]):
         return failed, superseded, now + longest if longest >= 0 else math.inf
 
     def _delay(self, error: Exception, failure: Failure[T], verdict: bool | None, now: float) -> float | None:
+        if self.halted and isinstance(error, SendCancelled):
+            return 0.0  # the halt's own doing, and no attempt of the batch's
         if verdict is False or self._policy is None or isinstance(error, BadResults):
             return None
         lot = failure.lot
@@ -563,6 +586,7 @@ class Coordinator(Generic[T]):
     def halt(self, now: float) -> None:
         """Take no more and send no more; what is with a SendFn ends, and what fails there waits."""
         self.close(now)
+        self.halted = True
         self._hold_until = math.inf
 
     def keep(self, now: float) -> None:

@@ -590,10 +590,14 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         self._check_entered()
         now = self._clock()
         self._stopping = True
-        self._core.cancel(now)
+        self._give_up(now)
         if hasattr(self, "_workers_group"):
             self._workers_group.cancel_scope.cancel()
         self._after(now)
+
+    def _give_up(self, now: float) -> None:
+        """What a cancellation means; over a store it means something else."""
+        self._core.cancel(now)
 
     async def aclose(self) -> None:
         """
