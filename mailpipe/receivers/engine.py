@@ -17,7 +17,6 @@ none is left. Subclasses with commands of their own (`mailpipe.receivers.smtp`) 
 import asyncio
 import collections
 import inspect
-import sys
 import warnings
 from collections.abc import Awaitable
 from typing import Any, AnyStr
@@ -27,7 +26,7 @@ import aiosmtpd.smtp as stock
 from aiosmtpd.proxy_protocol import get_proxy
 from aiosmtpd.smtp import SMTP
 
-from mailpipe.receivers.dotted import DotReader
+from mailpipe.receivers.content import WholeContent
 from mailpipe.receivers.intake import Intake
 from mailpipe.receivers.paths import plain_address
 from mailpipe.receivers.sweep import Sweep
@@ -363,7 +362,7 @@ class Engine(Wire, SMTP):
 
     async def _read_content(self) -> bytes | None:
         """Read a body to its end; None if it was refused, which the client was told."""
-        content = _Content(self.data_size_limit, self.line_length_limit)
+        content = WholeContent(self.data_size_limit, self.line_length_limit)
         rest = None
         while rest is None:
             if data := self.take_all():
@@ -396,45 +395,6 @@ class Engine(Wire, SMTP):
         if inspect.isawaitable(status):
             status = await status
         return stock.MISSING if status is None else status
-
-
-class _Content:
-    """A body as aiosmtpd takes it: whole, of bounded lines; once refused, only its end is looked for."""
-
-    def __init__(self, max_size: int | None, max_line: int) -> None:
-        self._dots = DotReader()
-        self._max_size = max_size or sys.maxsize
-        self._max_line = max_line
-        self._size = self._line = 0
-        self.chunks: list[bytes] = []
-        self.refusal = ""
-        self.discarded = 0
-
-    def feed(self, data: bytes) -> bytes | None:
-        """Take octets; what came behind the end, or None before it."""
-        content, rest = self._dots.feed(data)
-        if not self.refusal and content:
-            self.refusal = self._judge(content)
-        if self.refusal:
-            self.chunks.clear()
-            self.discarded += len(content)
-        else:
-            self.chunks.append(content)
-            self._size += len(content)
-        return rest
-
-    def _judge(self, content: bytes) -> str:
-        room = self._max_size - self._size
-        lengths = [len(line) + 1 for line in content.split(b"\n")]
-        lengths[0] += self._line
-        self._line = lengths[-1] - 1
-        lengths[-1] -= 1
-        if max(lengths) > self._max_line:
-            # Whichever bound was reached first is told.
-            first = next(index for index, length in enumerate(lengths) if length > self._max_line)
-            if sum(lengths[:first]) + self._max_line < room:
-                return "500 Line too long (see RFC5321 4.5.3.1.6)"
-        return "552 Error: Too much mail data" if len(content) > room else ""
 
 
 class _Input:

@@ -14,9 +14,10 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 from mailpipe import reply
+from mailpipe.receivers.handshake import shake_hands
 from mailpipe.receivers.intake import Intake
 from mailpipe.receivers.sweep import Sweep
 
@@ -245,25 +246,14 @@ class Wire(asyncio.Protocol):
                 is gone then.
         """
         self._held = b""
-        self._wire.pause_reading()
-        handshake = self._loop.create_task(
-            self._loop.start_tls(self._wire, self, context, server_side=True, ssl_handshake_timeout=patience)
-        )
         try:
-            if early:
-                await asyncio.sleep(0)  # until the transport has its new protocol, not yet any input
-                self._loop.call_soon(_feed, self._wire, early)
-            transport = await handshake
+            self._wire = await shake_hands(self._wire, self, context, patience, early)
         except BaseException:
-            handshake.cancel()
             self._wire.abort()
             if not self._lost:
                 self.connection_lost(None)
             raise
-        if transport is None:  # it was closed meanwhile
-            msg = "closed during the handshake"
-            raise ConnectionAbortedError(msg)
-        self._wire, self._reading, self._encrypted = transport, True, True
+        self._reading = self._encrypted = True
 
     def cut(self) -> None:
         """End now: cancel what is awaited, drop what is unsent."""
@@ -427,17 +417,6 @@ class Wire(asyncio.Protocol):
 def _wake(future: "asyncio.Future[None] | None") -> None:
     if future is not None and not future.done():
         future.set_result(None)
-
-
-def _feed(transport: asyncio.Transport, data: bytes) -> None:
-    """Hand *data* to the transport's TLS protocol as if it had just been received."""
-    protocol = cast("asyncio.BufferedProtocol", transport.get_protocol())
-    while data:
-        room = memoryview(protocol.get_buffer(len(data)))
-        count = min(len(room), len(data))
-        room[:count] = data[:count]
-        protocol.buffer_updated(count)
-        data = data[count:]
 
 
 def _read_nothing(data: bytes) -> bytes:
