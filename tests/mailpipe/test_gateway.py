@@ -255,6 +255,33 @@ class TestTimeout:
         await asyncio.sleep(30)
         assert second not in store.kept
 
+    async def test_save_timeout_counts_from_the_dot(self, make: Any, store: Store) -> None:
+        """Waiting for room is waiting too: a mail between attempts is withdrawn when its own time is up."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        async def slow_then_down(batch: object) -> None:
+            if loop.time() - began < 3:
+                await asyncio.sleep(3)
+            else:
+                raise ConnectionError
+
+        store.act = slow_then_down
+        gateway = await make(
+            full_behavior=FullConfig(max_items=1),
+            batch_items_max=1,
+            save_timeout=5.0,
+            retry=RetryConfig(first=1000.0, longest=1000.0),
+        )
+        first = asyncio.create_task(gateway.save(await received(gateway)))
+        await asyncio.sleep(0.001)
+        second = await received(gateway)
+
+        assert await gateway.save(second) == TROUBLE
+        assert 5.0 <= loop.time() - began <= 5.1
+        assert (await first).positive
+        assert second not in store.kept
+
     async def test_what_is_stored_after_its_451_is_told_in_the_log(
         self, make: Any, store: Store, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -294,6 +321,8 @@ class TestTimeout:
         saving = asyncio.create_task(gateway.save(envelope))
         await asyncio.sleep(1)
         saving.cancel()
+        await asyncio.sleep(1)
+        assert gateway.statistics.open_mails == 1, "the running step still needs the body"
         release.set()
         await gateway.wait_idle(asyncio.get_running_loop().time() + 60)
 
