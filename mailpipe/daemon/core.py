@@ -216,7 +216,8 @@ class Daemon:
             self._gateways = await self._open_gateways(config, {})
             try:
                 for key, server in by_key(config).items():
-                    await self._serve(key, server, self._bound.pop(key))
+                    made = _server(config, server, self._gateways)
+                    await self._serve(key, server, made, self._bound.pop(key))
             except BaseException:
                 await self.stop()
                 raise
@@ -345,7 +346,12 @@ class Daemon:
             gateways = await self._open_gateways(new, self._gateways)
             made = [name for name, opened in gateways.items() if self._gateways.get(name) is not opened]
             for name in made:
-                undo.push_async_callback(gateways[name].gateway.aclose, 0.0)
+                undo.push_async_callback(_close_unused, gateways[name].gateway)
+            fresh = {
+                key: _server(new, server, gateways)
+                for key, server in by_key(new).items()
+                if key not in self._servers
+            }
             # From here on nothing can fail.
             undo.pop_all()
         wanted = by_key(new)
@@ -362,7 +368,7 @@ class Daemon:
                 serving.server.gateway = gateways[server.gateway].gateway
                 self._give_options(serving, server)
             else:
-                await self._serve(key, server, bound[key])
+                await self._serve(key, server, fresh[key], bound[key])
         deadline = asyncio.get_running_loop().time() + new.daemon.shutdown_timeout
         for name, opened in retired.items():
             opened.gateway.stop_jobs()
@@ -378,8 +384,7 @@ class Daemon:
             return
         serving.config = config
 
-    async def _serve(self, key: Key, config: ServerConfig, sock: socket.socket) -> None:
-        server = SmtpServer(config.options, self._gateways[config.gateway].gateway)
+    async def _serve(self, key: Key, config: ServerConfig, server: SmtpServer, sock: socket.socket) -> None:
         address = spell(sock)
         await server.start(sock)
         self._servers[key] = _Serving(config, server, address)
@@ -416,7 +421,7 @@ class Daemon:
                     raise ConfigError(
                         [Problem(config.file, f"[gateways.{name}]", "process", what)]
                     ) from error
-                undo.push_async_callback(gateway.aclose, 0.0)
+                undo.push_async_callback(_close_unused, gateway)
                 opened[name] = _Open(gateway, effective)
                 self.events.publish(GatewayOpened(name=name))
             undo.pop_all()
@@ -469,6 +474,18 @@ class Daemon:
         self._retiring.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s did not end well", task.get_name(), exc_info=error)
+
+
+def _server(config: Config, server: ServerConfig, gateways: Mapping[str, _Open]) -> SmtpServer:
+    """A server that does not listen yet."""
+    try:
+        return SmtpServer(server.options, gateways[server.gateway].gateway)
+    except ValueError as error:  # its certificate was readable a moment ago
+        raise ConfigError([Problem(config.file, "[[servers]]", "tls", str(error))]) from error
+
+
+async def _close_unused(gateway: Gateway) -> None:
+    await gateway.aclose(asyncio.get_running_loop().time() + _STORES_GRACE)
 
 
 def _plain(_: object, __: object, value: object) -> object:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher import Batch
 from mailpipe import ConfigError, Daemon, Envelope, Rejected, Reply
 from mailpipe.daemon import Event, GatewayClosed, GatewayOpened, Listening, Reloaded, ReloadRefused, Stopping
 
@@ -149,6 +150,29 @@ class TestLibrary:
         }
         with pytest.raises(ConfigError, match=r"\[gateways.default\] process: cannot be opened"):
             await Daemon(config, data=tmp_path / "d").start()
+
+    async def test_what_was_opened_before_it_is_closed_again(self, tmp_path: Path) -> None:
+        """All gateways or none."""
+        told: list[str] = []
+
+        class Step:
+            async def setup(self, place: object) -> None:
+                told.append("open")
+
+            async def teardown(self) -> None:
+                told.append("close")
+
+            async def __call__(self, batch: Batch[Envelope]) -> None: ...
+
+        config = {
+            "servers": [{"listen": "127.0.0.1:0", "gateway": "one"}],
+            "gateways": {"one": {"process": "step"}, "two": {"process": "sql"}},
+            "processors": {"sql": {"url": "sqlite:////dev/null/folder/mail.db"}},
+        }
+        with pytest.raises(ConfigError, match=r"\[gateways.two\] process: cannot be opened"):
+            await Daemon(config, data=tmp_path / "d", steps={"step": Step()}).start()
+
+        assert told == ["open", "close"]
 
     async def test_several_servers_and_gateways(self, start: Any) -> None:
         """Each server's mail goes to its own gateway, each with its own Channel."""
