@@ -73,7 +73,7 @@ def _chosen(names: Sequence[str]) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 1 if a bar was missed and ``--strict`` asked."""
+    """Run the command line; returns the exit status: 1 if a row failed, or a bar was missed under ``--strict``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("list", help="what there is")
@@ -89,16 +89,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     results: list[Result] = []
     absent: dict[str, str] = {}
+    failed = False
     for row in _chosen(arguments.names):
         _say(f"{row.name}: {row.what}")
         try:
             results.append(measure(row, scale=arguments.scale, turns=arguments.turns))
         except Unavailable as reason:
-            absent[row.name] = str(reason)
+            absent[row.name] = f"not run: {reason}"
+        except (RuntimeError, TimeoutError) as error:  # lost, refused or late: the others still run
+            absent[row.name] = f"FAILED: {error}"
+            failed = True
     print(as_table(results, absent))  # noqa: T201 -- the command's output
     if arguments.json is not None:
         arguments.json.write_text(as_json(results, absent, _machine()) + "\n", encoding="utf-8")
-    return 1 if arguments.strict and any(result.holds is False for result in results) else 0
+    missed = arguments.strict and any(result.holds is False for result in results)
+    return 1 if failed or missed else 0
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def as_table(results: Sequence[Result], absent: Mapping[str, str]) -> str:
     Args:
         results: The rows that ran.
 
-        absent: Names of those that could not, each with the reason.
+        absent: Names of those that gave no figure, each with the reason.
     """
     rows = [_HEAD, *[_cells(result) for result in results]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
@@ -59,7 +59,7 @@ def as_table(results: Sequence[Result], absent: Mapping[str, str]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
     lines.insert(1, "  ".join("-" * width for width in widths).rstrip())
-    lines += [f"{name}: not run: {reason}" for name, reason in absent.items()]
+    lines += [f"{name}: {reason}" for name, reason in absent.items()]
     return "\n".join(lines)
 
 
@@ -69,7 +69,7 @@ def as_json(results: Sequence[Result], absent: Mapping[str, str], machine: Mappi
         {
             "machine": dict(machine),
             "rows": [attrs.asdict(result) for result in results],
-            "not_run": dict(absent),
+            "without_figures": dict(absent),
         },
         indent=2,
     )

@@ -50,7 +50,7 @@ class TestReport:
         """A reader sees every row that was asked for."""
         missed = summarise(make_row(bar=at_least(4)), [30.0], [10.0])
 
-        table = as_table([missed], {"other": "postfix is not installed"})
+        table = as_table([missed], {"other": "not run: postfix is not installed"})
 
         assert "3.00" in table
         assert "MISSED" in table
@@ -87,6 +87,26 @@ class TestRun:
         listed = capsys.readouterr().out
 
         assert [line.split()[0] for line in listed.splitlines()] == [row.name for row in ROWS]
+
+    def test_a_row_that_loses_something_fails_the_run_and_not_the_others(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A figure of work that was not done is worse than none."""
+
+        @contextmanager
+        def lossy(scale: float) -> Iterator[Sides]:
+            msg = "99 of 100 items were delivered"
+            raise RuntimeError(msg)
+            yield
+
+        monkeypatch.setattr(
+            "benchmarks.__main__.ROWS", (make_row(name="lossy", open=lossy), make_row(name="good"))
+        )
+
+        assert main(["run", "--turns=1"]) == 1
+        table = capsys.readouterr().out
+        assert "lossy: FAILED: 99 of 100 items were delivered" in table
+        assert "good" in table
 
     def test_an_unknown_name_is_wrong_use(self) -> None:
         """A typing error does not run an empty table."""
