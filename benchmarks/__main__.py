@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bounds, channel, mail
+from benchmarks import bounds, channel, mail, stores
 from benchmarks.measure import Result, Row, Unavailable, subject_first, summarise
 from benchmarks.report import as_json, as_table, listing, number
 
 __all__ = ["main", "measure"]
 
-ROWS: tuple[Row, ...] = (*channel.ROWS, *mail.ROWS, *bounds.ROWS)
+ROWS: tuple[Row, ...] = (*channel.ROWS, *stores.ROWS, *mail.ROWS, *bounds.ROWS)
 
 
 def _say(text: str) -> None:

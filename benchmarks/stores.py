@@ -1,0 +1,300 @@
+"""
+Stores beside what one would write by hand on SQLite, and beside the packages that do the same.
+
+Payloads are 200 random octets; every turn has its own file in a fresh folder on the same disk.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Row, Sides, Unavailable, at_least, at_most
+from benchmarks.servers import folder
+from dispatcher.stores import Record, SQLiteStore
+
+__all__ = ["ROWS"]
+
+TASKS = 100
+BATCH = 100
+PUBLISHED = 50
+PAYLOAD = os.urandom(200)
+MILLION = 1_000_000
+
+
+def _file(where: Path) -> Path:
+    """A name that nobody has had."""
+    return where / f"{time.monotonic_ns()}.db"
+
+
+def _timed(where: Path, count: int, turn: Callable[[Path, int], Awaitable[None]]) -> float:
+    """Items per second of *turn*, opening and closing included."""
+    started = time.perf_counter()
+    asyncio.run(_run(turn, _file(where), count))
+    return count / (time.perf_counter() - started)
+
+
+async def _run(turn: Callable[[Path, int], Awaitable[None]], path: Path, count: int) -> None:
+    await turn(path, count)
+
+
+async def _take_all(store: SQLiteStore, queue: str, count: int, batch: int) -> None:
+    while count:
+        leased = await store.lease(queue, batch)
+        if not leased:
+            await store.wait_ready(queue)
+            continue
+        await store.settle([one.tag for one in leased])
+        count -= len(leased)
+
+
+async def _journal(path: Path, count: int) -> None:
+    """A hundred tasks put one at a time; what is there is leased and acked by the hundred."""
+    async with SQLiteStore(path) as store:
+        await store.create("q")
+
+        async def produce(share: int) -> None:
+            for _ in range(share):
+                await store.put([Record(PAYLOAD)], ["q"])
+
+        await asyncio.gather(
+            *(produce(count // TASKS) for _ in range(TASKS)),
+            _take_all(store, "q", count // TASKS * TASKS, BATCH),
+        )
+
+
+async def _overflow(path: Path, count: int) -> None:
+    """By the hundred to the disk, without syncs, and back."""
+    async with SQLiteStore(path, "os") as store:
+        await store.create("q")
+        for _ in range(count // BATCH):
+            await store.put([Record(PAYLOAD) for _ in range(BATCH)], ["q"])
+        await _take_all(store, "q", count // BATCH * BATCH, BATCH)
+
+
+async def _publish(path: Path, count: int) -> None:
+    """Fifty at a time into two queues, out and acked by the fifty, everything synced."""
+    async with SQLiteStore(path) as store:
+        await store.create("a", "b")
+        for _ in range(count // PUBLISHED):
+            await store.put([Record(PAYLOAD) for _ in range(PUBLISHED)], ["a", "b"])
+            for queue in ("a", "b"):
+                await _take_all(store, queue, PUBLISHED, PUBLISHED)
+
+
+def _one_transaction_each(where: Path, count: int) -> float:
+    """What one writes by hand: a table, one synced transaction per put and one per ack."""
+    db = sqlite3.connect(_file(where), isolation_level=None)
+    with contextlib.closing(db):
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("CREATE TABLE queue (id INTEGER PRIMARY KEY, payload BLOB)")
+        started = time.perf_counter()
+        for _ in range(count):
+            db.execute("INSERT INTO queue (payload) VALUES (?)", (PAYLOAD,))
+        for (item,) in db.execute("SELECT id FROM queue ORDER BY id").fetchall():
+            db.execute("DELETE FROM queue WHERE id = ?", (item,))
+        return count / (time.perf_counter() - started)
+
+
+def _foreign(name: str) -> Any:  # noqa: ANN401 - neither package has types
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        msg = f"the package {name} is not installed"
+        raise Unavailable(msg) from None
+
+
+def _persist_queue(where: Path, count: int) -> float:
+    """Its queue with acks on SQLite, each put and ack committed, as it is by default."""
+    queue = _foreign("persistqueue").SQLiteAckQueue(str(_file(where)), auto_commit=True)
+    started = time.perf_counter()
+    for _ in range(count):
+        queue.put(PAYLOAD)
+    for _ in range(count):
+        queue.ack(queue.get())
+    taken = time.perf_counter() - started
+    queue.close()
+    return count / taken
+
+
+def _litequeue(where: Path, count: int) -> float:
+    """As it is by default: no syncs in its write-ahead log, payloads as text."""
+    queue = _foreign("litequeue").LiteQueue(str(_file(where)))
+    text = PAYLOAD.hex()
+    started = time.perf_counter()
+    for _ in range(count):
+        queue.put(text)
+    for _ in range(count):
+        queue.done(queue.pop().message_id)
+    taken = time.perf_counter() - started
+    queue.close()
+    return count / taken
+
+
+@contextmanager
+def _beside(
+    turn: Callable[[Path, int], Awaitable[None]],
+    count: int,
+    yardstick: Callable[[Path, int], float],
+    fewer: int,
+    scale: float,
+) -> Iterator[Sides]:
+    mine, theirs = (max(TASKS, round(n * scale) // TASKS * TASKS) for n in (count, fewer))
+    with folder() as where:
+        yield Sides(partial(_timed, where, mine, turn), partial(yardstick, where, theirs))
+
+
+_FILL = """
+BEGIN;
+CREATE TEMP TABLE n AS
+    WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) SELECT i FROM n;
+INSERT INTO bodies SELECT i, 1, crc, payload FROM temp.n, bodies WHERE id = {first};
+INSERT INTO entries SELECT i, queue, shelf, priority, i, i, size, attempts, lease, due, key, put_at,
+    expires_at, error, failed_at FROM temp.n, entries WHERE id = {first};
+UPDATE queues SET ready_items = {count}, ready_bytes = ready_bytes * {count}, put = {count};
+UPDATE store SET next = {count} + 1;
+COMMIT;
+"""
+
+
+def _fill(path: Path, count: int) -> None:
+    """One record through the front door, and its copies by SQL."""
+
+    async def one() -> None:
+        async with SQLiteStore(path, "os") as store:
+            await store.create("q")
+            await store.put([Record(PAYLOAD)], ["q"])
+
+    asyncio.run(one())
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript(_FILL.format(count=count, first=1))
+
+
+def _first_lease(path: Path) -> float:
+    """Milliseconds to open, lease a batch, and hand it back."""
+
+    async def first() -> float:
+        started = time.perf_counter()
+        async with SQLiteStore(path, "os") as store:
+            leased = await store.lease("q", BATCH)
+            taken = time.perf_counter() - started
+            if len(leased) != BATCH:
+                msg = f"{len(leased)} of {BATCH} were leased"
+                raise RuntimeError(msg)
+            await store.release("q")
+        return taken * 1000
+
+    return asyncio.run(first())
+
+
+@contextmanager
+def _first_of_a_million(scale: float) -> Iterator[Sides]:
+    with folder() as where:
+        many, few = where / "many.db", where / "few.db"
+        _fill(many, max(1000, round(MILLION * scale)))
+        _fill(few, 1000)
+        yield Sides(partial(_first_lease, many), partial(_first_lease, few))
+
+
+_GROWTH = "import sys; from benchmarks.stores import growth; print(growth(sys.argv[1]))"
+
+
+def _peak() -> float:
+    """MiB that this process has had at most; not ru_maxrss, which counts what it was forked from."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    msg = "this system does not tell a process's peak (VmHWM)"
+    raise Unavailable(msg)
+
+
+def growth(path: str) -> float:
+    """MiB by which this process grows when it opens *path* and leases a batch; for a fresh process."""
+    before = _peak()
+    _first_lease(Path(path))
+    return _peak() - before
+
+
+def _grown(path: Path) -> float:
+    done = subprocess.run(
+        [sys.executable, "-c", _GROWTH, str(path)],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    return float(done.stdout)
+
+
+@contextmanager
+def _memory_of_a_million(scale: float) -> Iterator[Sides]:
+    with folder() as where:
+        _fill(where / "many.db", max(1000, round(MILLION * scale)))
+        yield Sides(partial(_grown, where / "many.db"))
+
+
+ROWS = (
+    Row(
+        name="store-journal",
+        what="a store: 100 tasks put one at a time, leases and acks included, all synced",
+        yardstick="one synced SQLite transaction per put and per ack",
+        unit="items/s",
+        bar=at_least(12),
+        turns=9,
+        open=partial(_beside, _journal, 5_000, _one_transaction_each, 200),
+    ),
+    Row(
+        name="store-overflow-persist-queue",
+        what="a store: written by 100 and read back, not synced",
+        yardstick="persist-queue's SQLiteAckQueue",
+        unit="items/s",
+        bar=at_least(3),
+        turns=9,
+        open=partial(_beside, _overflow, 10_000, _persist_queue, 200),
+    ),
+    Row(
+        name="store-overflow-litequeue",
+        what="a store: written by 100 and read back, not synced",
+        yardstick="litequeue",
+        unit="items/s",
+        bar=at_least(3),
+        turns=9,
+        open=partial(_beside, _overflow, 10_000, _litequeue, 1_000),
+    ),
+    Row(
+        name="store-publish",
+        what="a store: 50 at a time into two queues, leased and acked by 50, all synced",
+        yardstick="one synced SQLite transaction per put and per ack",
+        unit="items/s",
+        bar=at_least(12),
+        turns=9,
+        open=partial(_beside, _publish, 5_000, _one_transaction_each, 200),
+    ),
+    Row(
+        name="store-first-lease",
+        what="a store of 1 000 000 records: opened, first batch leased",
+        yardstick="a store of 1 000",
+        unit="ms",
+        bar=at_most(2, of="ratio"),
+        turns=15,
+        open=_first_of_a_million,
+    ),
+    Row(
+        name="store-memory",
+        what="a store of 1 000 000 records: growth by opening it and leasing a batch",
+        unit="MiB",
+        bar=at_most(64),
+        turns=3,
+        open=_memory_of_a_million,
+    ),
+)
