@@ -93,6 +93,7 @@ class Coordinator(Generic[T]):
         "_max_leases",
         "_policy",
         "_queue",
+        "_reserved_items",
         "_reserved_size",
         "_unbounded",
         "_wanted",
@@ -149,6 +150,8 @@ class Coordinator(Generic[T]):
 
         self._queue: OrderedDict[Blocked, None] = OrderedDict()
         self._handed = 0
+        # Room that is taken, though its items are not in yet: handed over, or reserved.
+        self._reserved_items = 0
         self._reserved_size = 0
         self._wanted = False
 
@@ -201,7 +204,7 @@ class Coordinator(Generic[T]):
         if not self.per_item:
             # Whoever was handed room, and has not run yet, came earlier.
             buffer = self.buffer
-            live = buffer.unleased_items + buffer.leased_items + buffer.marked_items
+            live = buffer.unleased_items + buffer.leased_items + buffer.marked_items + self._reserved_items
             return not self._queue and not self._handed and live < self._bounds_items
         if self._fits_weighed(ticket):
             return True
@@ -225,7 +228,7 @@ class Coordinator(Generic[T]):
 
     def _fits(self, items: int, size: int) -> bool:
         buffer, bounds = self.buffer, self._bounds
-        live = buffer.unleased_items + buffer.leased_items + self._handed
+        live = buffer.unleased_items + buffer.leased_items + self._reserved_items
         live_size = buffer.unleased_size + buffer.leased_size + self._reserved_size
         if self._blocking:
             live += buffer.marked_items
@@ -280,7 +283,7 @@ class Coordinator(Generic[T]):
         room = self._batch_room - 1 - len(lot.items)
         if not self._unbounded:
             buffer = self.buffer
-            live = buffer.unleased_items + buffer.leased_items
+            live = buffer.unleased_items + buffer.leased_items + self._reserved_items
             if self._blocking:
                 live += buffer.marked_items
             free = self._bounds_items - live
@@ -321,20 +324,25 @@ class Coordinator(Generic[T]):
         if blocked.granted:
             blocked.granted = False
             self._handed -= 1
+            self._reserved_items -= 1
             self._reserved_size -= blocked.size
         else:
             self._queue.pop(blocked, None)
 
-    def reserve(self, blocked: Blocked, ticket: Ticket | None, now: float) -> bool:
-        """Hand room to a sender that has something to do before it adds its item; False if there is none."""
+    def reserve(self, size: int, ticket: Ticket | None, now: float) -> bool:
+        """Keep room for an item whose sender has something to do first; False if there is none."""
         if not self.fits(ticket, now):
             return False
         self._revoke()
-        blocked.granted = True
-        self._handed += 1
-        self._reserved_size += blocked.size
+        self._reserved_items += 1
+        self._reserved_size += size
         self._grant()
         return True
+
+    def unreserve(self, size: int) -> None:
+        """That is done: the shell calls `accept` at once, or `hand_room`."""
+        self._reserved_items -= 1
+        self._reserved_size -= size
 
     def hand_room(self) -> None:
         """Hand what room there is to the senders that wait, in their order."""
@@ -346,6 +354,7 @@ class Coordinator(Generic[T]):
             del queue[blocked]
             blocked.granted = True
             self._handed += 1
+            self._reserved_items += 1
             self._reserved_size += blocked.size
             blocked.wake()
 
@@ -601,7 +610,7 @@ class Coordinator(Generic[T]):
         if self._queue or self._handed:
             return 0
         buffer = self.buffer
-        live = buffer.unleased_items + buffer.leased_items + buffer.marked_items
+        live = buffer.unleased_items + buffer.leased_items + buffer.marked_items + self._reserved_items
         return max(0, self._bounds_items - live)
 
     @property

@@ -23,7 +23,6 @@ import anyio.abc
 import attrs
 from typing_extensions import TypeVar
 
-from dispatcher._coordinator import Blocked
 from dispatcher._wait import Waiter, wake
 from dispatcher.buffer.batch import Batch, BufferedBatch
 from dispatcher.buffer.full import BlockNewItems
@@ -462,19 +461,21 @@ class DurableChannel(Generic[T, R]):
         inner = self._inner
         core = inner._core  # noqa: SLF001
         record = self._record(item, ticket)
-        room = Blocked(getattr(ticket, "size", 0))
+        size: int = getattr(ticket, "size", 0)
         if (
             self._coalesce_by is not None
             or (self._in_order and self._backlog)
-            or not core.reserve(room, ticket, inner._clock())  # noqa: SLF001
+            or not core.reserve(size, ticket, inner._clock())  # noqa: SLF001
         ):
             await self._write_behind(record, ticket if receipt else None)
             return
         try:
             stored = await self._put([record], lease=True)
-        finally:
-            core.unblock(room)
+        except BaseException:
+            core.unreserve(size)
             core.hand_room()
+            raise
+        core.unreserve(size)
         ticket.tag = stored[0].tag
         if core.closed:  # halted while it was written: it is on disk, and stays there
             self._held.append(_leased(record, stored[0], self._store.now()))
