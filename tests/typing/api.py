@@ -16,14 +16,18 @@ from dispatcher import (
     ChannelOptions,
     ChannelStatistics,
     DropReason,
+    DurableChannel,
+    DurableStatistics,
     InfiniteGrowth,
     Outcome,
     Rate,
     Receipt,
     RetryPolicy,
     SendFn,
+    codecs,
     process,
 )
+from dispatcher.stores import Store
 
 
 class Animal:
@@ -138,6 +142,16 @@ async def a_send_fn_for_animals_serves_dogs() -> None:
     async with Channel(send_dogs) as channel:
         stream: anyio.abc.UnreliableObjectSendStream[Dog] = channel
         await stream.send(Dog())
+
+
+async def over_a_store_the_types_are_the_same(store: Store) -> None:
+    async with DurableChannel(
+        weigh, store, "animals", mode="journal", codec=codecs.Msgspec(Animal)
+    ) as channel:
+        assert_type(channel, DurableChannel[Animal, int])
+        await channel.send(Dog())
+        assert_type(await channel.submit(Dog()), Receipt[int])
+        assert_type(channel.statistics(), DurableStatistics)
 
 
 async def sources_of_both_kinds() -> None:
