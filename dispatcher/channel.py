@@ -228,7 +228,6 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         self._parked: list[Waiter] = []
         self._sent_for = False
         self._telling = False
-        self._stopping = False
         self._finished = False
         self._crash: BaseException | None = None
         self._idle_waiters: list[Waiter] = []
@@ -313,9 +312,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             async with anyio.create_task_group() as workers:
                 self._workers_group = workers
                 self._after(self._clock())
-                # Shielded once more: it has to outlive the workers.
-                with anyio.CancelScope(shield=True):
-                    await self._keep()
+                await self._keep()
                 workers.cancel_scope.cancel()
 
     async def _keep(self) -> None:
@@ -330,11 +327,14 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
                 at = math.inf
             self._alarm = -math.inf if self._back_soon else at
             try:
-                with anyio.CancelScope(deadline=self._alarm) as self._timer:
+                # Once the workers are dismissed, the keeper stays until they are gone.
+                with anyio.CancelScope(deadline=self._alarm, shield=self._dismissed) as self._timer:
                     await anyio.sleep_forever()
             except self._backend.cancelled:
-                # No scope reaches in here: asyncio's loop cancels all tasks at its end, or a stranger did.
-                self._backend.forget_cancellation()
+                # By cancel(), or because a stranger (asyncio's loop at its end, for one) cancelled this
+                # task, or a worker before it had begun, with which the whole group falls.
+                if not self._dismissed:
+                    self._backend.forget_cancellation()
                 self.cancel()
             self._back_soon = False
             # A timer may fire early by the clock's resolution, and what is due then is due.
@@ -589,7 +589,6 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             return
         self._check_entered()
         now = self._clock()
-        self._stopping = True
         self._give_up(now)
         if hasattr(self, "_workers_group"):
             self._workers_group.cancel_scope.cancel()
@@ -781,9 +780,14 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             try:
                 await self._serve()
             except self._backend.cancelled:
-                if self._stopping or self._finished:
+                if self._dismissed:
                     raise
                 self._backend.forget_cancellation()  # a stranger's; nothing was in hand
+
+    @property
+    def _dismissed(self) -> bool:
+        """The workers are cancelled; any other cancellation of theirs is a stranger's."""
+        return self._workers_group.cancel_scope.cancel_called
 
     async def _serve(self) -> None:
         core, clock, timeout = self._core, self._clock, self._timeout
@@ -852,7 +856,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         lost.__cause__ = raised
         if rest is not None:
             self._collapse(rest)
-        elif not self._stopping:
+        elif not self._dismissed:
             self._backend.forget_cancellation()
             self._take_back(batch, lost, None)
             return
@@ -894,7 +898,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         except Exception:
             await self._pause_limiter()
         except self._backend.cancelled:
-            if self._stopping or self._finished:
+            if self._dismissed:
                 raise
             self._backend.forget_cancellation()
             await self._pause_limiter()

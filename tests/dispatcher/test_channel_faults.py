@@ -289,6 +289,51 @@ class TestStrangers:
                 await anyio.sleep(1)
         assert law_1(channel).live == 0
 
+    # anyio wraps a task's coroutine, and a wrapper that never began never awaits it.
+    @pytest.mark.filterwarnings("ignore:coroutine 'Channel._work' was never awaited:RuntimeWarning")
+    @pytest.mark.parametrize("turns", range(6))
+    async def test_who_cancels_a_worker_that_has_hardly_begun(self, turns: int, law_1: Law1) -> None:
+        """At any turn of a new worker: the channel goes on, or ends by name; it never hangs."""
+        async with asyncio.timeout(1000):
+            async with Channel(RecordingSender[int](), ChannelOptions[int](batch_age_max=0)) as channel:
+                await anyio.sleep(1)
+                before = asyncio.all_tasks()
+                channel.send_nowait(1)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                for task in asyncio.all_tasks() - before:
+                    task.cancel()
+                await anyio.sleep(1)
+                if not channel.closed:
+                    assert await channel.call(2) is None
+        assert law_1(channel).live == 0
+
+    async def test_room_of_a_sender_that_is_cancelled_in_that_turn_is_handed_on(self, law_1: Law1) -> None:
+        """Room was handed to it, it has not run yet, and its task is cancelled."""
+        opened = anyio.Event()
+
+        async def send(batch: Batch[int]) -> None:
+            if 0 in batch:
+                await opened.wait()
+                raise ValueError
+
+        options = ChannelOptions[int](
+            batch_items_max=1,
+            batch_age_max=0,
+            full_behavior=BlockNewItems(max_items=1),
+            on_error=None,
+            on_drop=lambda batch, reason: tasks[0].cancel(),
+        )
+        async with Channel(send, options) as channel:
+            await channel.send(0)
+            tasks = [asyncio.ensure_future(channel.send(number)) for number in (1, 2)]
+            await anyio.sleep(1)
+            opened.set()
+            await asyncio.wait(tasks, timeout=10)
+            assert tasks[0].cancelled()
+            assert tasks[1].done()
+        assert (law_1(channel).delivered, law_1(channel).accepted) == (1, 2)
+
     async def test_a_cancelled_worker_task_is_a_failed_attempt(self, law_1: Law1) -> None:
         """Only the channel may cancel a SendFn for good."""
         tasks: list[asyncio.Task[Any] | None] = []
