@@ -15,6 +15,7 @@ import queue
 import re
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -29,6 +30,9 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e
 _URL_PASSWORD = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://[^\s/:@]*):[^\s/@]*@")
 _SECRET_NAME = re.compile(r"passw|secret|token|credential", re.IGNORECASE)
 _MASK = "***"
+
+_GATHER = 0.02
+"""Seconds until the next look at the queue, once it is empty; the line before is out already."""
 
 _Render = Callable[[Any, str, dict[str, Any]], str | bytes]
 
@@ -208,6 +212,10 @@ class LogWriter(logging.Handler):
                 entry.reached.set()
                 continue
             self._write(entry)
+            if self._queue.empty():
+                # A line a mail would wake this thread for each, and every wake-up takes the
+                # interpreter from the loop: under load, lines gather for a moment instead.
+                time.sleep(_GATHER)
         self._target.shut(self._stream)
 
     def _change(self, target: "_Target") -> None:
