@@ -94,7 +94,9 @@ class TestSend:
             async with anyio.create_task_group() as group:
                 for number in range(5):
                     group.start_soon(put, f"waiter {number}")
-                    await anyio.lowlevel.checkpoint()
+                    # One after the other: a sender that lets others run first is not in the queue yet.
+                    while channel.statistics().waiters <= number:
+                        await anyio.lowlevel.checkpoint()
                 await anyio.sleep(1)
                 gate.open()
                 while len(order) < 5:
