@@ -23,6 +23,7 @@ __all__ = [
     "BAD_SENDER",
     "BARE_LF",
     "BARE_LINES",
+    "BODY_LINE_TOO_LONG",
     "BYE",
     "HELP",
     "LINE_TOO_LONG",
@@ -173,6 +174,7 @@ BAD_RECIPIENT = Reply(501, "5.1.3", "Bad recipient address syntax")
 NOT_UTF8 = Reply(553, "5.6.7", "Non-ASCII address needs SMTPUTF8 and valid UTF-8")
 NO_RELAY = Reply(550, "5.7.1", "Relaying denied")
 BARE_LINES = Reply(550, "5.6.0", "Message contains bare CR or LF")
+BODY_LINE_TOO_LONG = Reply(554, "5.6.0", "Message has a line that is too long")
 PROXY_BAD = Reply(421, "4.7.0", "PROXY header missing or malformed")
 
 NEED_TLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")

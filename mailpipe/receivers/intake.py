@@ -33,6 +33,8 @@ class Intake:
 
         bare: ``"reject"`` refuses bodies with a bare CR or LF, at their real end.
 
+        max_line: Most octets of a line with its CRLF, dots unstuffed; None is any.
+
         patience: Octets of a lost body that are read and thrown away; as many as *max_size* if None.
     """
 
@@ -40,6 +42,8 @@ class Intake:
         "_bare",
         "_discarded",
         "_dots",
+        "_line",
+        "_max_line",
         "_max_size",
         "_patience",
         "_sink",
@@ -50,7 +54,13 @@ class Intake:
     )
 
     def __init__(
-        self, sink: BodySink, max_size: int, bare: BareLines, *, patience: int | None = None
+        self,
+        sink: BodySink,
+        max_size: int,
+        bare: BareLines,
+        *,
+        max_line: int | None = None,
+        patience: int | None = None,
     ) -> None:
         self._sink: BodySink | None = sink
         self._max_size = max_size
@@ -58,6 +68,8 @@ class Intake:
         self._bare = bare == "reject"
         self._dots = DotReader()
         self._discarded = 0
+        self._max_line = max_line
+        self._line = 0  # octets of the line that is not whole yet
         self.size = 0
         """Octets of content so far."""
         self.received = 0
@@ -85,12 +97,20 @@ class Intake:
             self.lose(reply.TOO_BIG)
         elif self._bare and self._dots.bare:
             self.lose(reply.BARE_LINES)
+        elif self._max_line is not None and self._overlong(content, self._max_line):
+            self.lose(reply.BODY_LINE_TOO_LONG)
         elif content:
             try:
                 self.stall = self._sink.write(content)
             except Exception as error:
                 self.fail(error)
         return rest
+
+    def _overlong(self, content: bytes, most: int) -> bool:
+        lines = content.split(b"\n")
+        first, self._line = self._line, len(lines[-1]) + (self._line if len(lines) == 1 else 0)
+        # The last one has no LF yet, and counts without.
+        return max(len(lines[0]) + first, *map(len, lines[1:-1]), 0) >= most or self._line > most
 
     def fail(self, error: Exception) -> None:
         """The sink raised *error*: trouble of ours."""

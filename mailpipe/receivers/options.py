@@ -138,6 +138,10 @@ class ServerOptions:
             ``"reject"`` answers 550 5.6.0 to a body with a bare CR or LF, after its real end;
             ``"keep"`` stores it as it came.
 
+        max_line:
+            Most octets of a line of a body with its CRLF; told 554 5.6.0 after its end. None is any:
+            real mail has lines of megabytes.
+
         max_recipients: RCPTs per mail; the next is told 452 4.5.3.
 
         max_errors: Errors a client may make before 421.
@@ -181,6 +185,7 @@ class ServerOptions:
     max_auth_failures: int = attrs.field(default=3, validator=_positive)
     max_size: int = attrs.field(default=25 << 20, validator=_positive)
     bare_lines: BareLines = attrs.field(default="reject", validator=_one_of("reject", "keep"))
+    max_line: int | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
     max_recipients: int = attrs.field(default=1000, validator=_positive)
     max_errors: int = attrs.field(default=10, validator=_positive)
     max_command_line: int = attrs.field(default=2048, validator=_positive)

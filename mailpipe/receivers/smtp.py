@@ -51,6 +51,7 @@ class SmtpConnection(Entrance):
         super().__init__(server)
         self._gateway: MailGateway = server.gateway
         self._waits: list[_Wait] = []  # RCPTs being validated, and refusals that wait behind them
+        self._asked = 0  # how many of them are being validated
         self._settling: list[_Wait] = []
         self._saving = False  # after the dot
         self._errors = 0
@@ -246,8 +247,7 @@ class SmtpConnection(Entrance):
             return self.refuse(parameters)
         if path.domain and not self.session.trusted and path.domain not in self.options.hosts:
             return self.refuse(reply.NO_RELAY)
-        pending = sum([not isinstance(wait, Reply) for wait in self._waits]) if self._waits else 0
-        if len(envelope.recipients) + pending >= self.options.max_recipients:
+        if len(envelope.recipients) + self._asked >= self.options.max_recipients:
             return self._answer(reply.TOO_MANY_RECIPIENTS)
         recipient = Recipient(path.address, parameters, envelope, self.session)
         try:
@@ -260,6 +260,7 @@ class SmtpConnection(Entrance):
             else:
                 return self._validated(recipient, verdict)
         # A task of its own starts it now, together with the others.
+        self._asked += 1
         self._waits.append((recipient, asyncio.ensure_future(verdict, loop=self._loop)))
         return None
 
@@ -278,7 +279,7 @@ class SmtpConnection(Entrance):
             self.reply(refusal.wire)
 
     async def _settle(self) -> None:
-        self._settling, self._waits = self._waits, []
+        self._settling, self._waits, self._asked = self._waits, [], 0
         for wait in self._settling:
             if isinstance(wait, Reply):
                 self._answer(wait)
@@ -313,7 +314,8 @@ class SmtpConnection(Entrance):
             self.reply(reply.TROUBLE.wire)
             return None
         self._body_since = self.heard_at
-        self.begin_body(Intake(sink, self.options.max_size, self.options.bare_lines))
+        options = self.options
+        self.begin_body(Intake(sink, options.max_size, options.bare_lines, max_line=options.max_line))
         self.reply(_START_DATA)
         return None
 

@@ -75,6 +75,26 @@ class TestIntake:
         assert intake.feed(b"\r\n.\r\n") == b""
         assert (intake.refusal is reply.BARE_LINES) is lost
 
+    @pytest.mark.parametrize("cut", [1, 3, 100])
+    @pytest.mark.parametrize(
+        ("body", "lost"),
+        [
+            (b"x" * 8 + b"\r\n", False),
+            (b"x" * 9 + b"\r\n", True),
+            (b"a\r\n" + b"x" * 8 + b"\r\nb\r\n", False),
+            (b"a\r\n" + b"x" * 9 + b"\r\nb\r\n", True),
+            (b"." * 9 + b"\r\n", False),
+            (b"x" * 40, True),
+        ],
+    )
+    def test_long_lines_if_a_limit_is_set(self, body: bytes, lost: bool, cut: int) -> None:
+        """With its CRLF and without stuffing a line may have so many octets, however TCP cuts it."""
+        intake = Intake(Sink(), 100, "keep", max_line=10)
+        for at in range(0, len(body), cut):
+            intake.feed(body[at : at + cut])
+        intake.feed(b".\r\n")
+        assert (intake.refusal is reply.BODY_LINE_TOO_LONG) is lost
+
     def test_a_failing_sink_is_our_trouble(self, caplog: pytest.LogCaptureFixture) -> None:
         """Aborted, logged, 451 at the end; the first refusal stays."""
         sink = Sink(fails_at=2)

@@ -477,6 +477,13 @@ class TestBody:
         assert await client.closed()
         assert gateway.saved == []
 
+    async def test_lines_may_be_limited(self, start: Start, connect: Any, gateway: Any) -> None:
+        """Told at the end of the body; by default a line may be as long as the mail."""
+        client = await connect(await start(max_line=1000))
+        await client.begin()
+        assert await client.command(b"x" * 999 + b"\r\n.") == str(reply.BODY_LINE_TOO_LONG)
+        assert gateway.sinks[0].ended == "abort"
+
     async def test_a_line_without_end_takes_no_memory(self, start: Start, connect: Any, gateway: Any) -> None:
         """Chunks are handed on as they come; nothing waits for a line to end."""
         client = await connect(await start())
