@@ -3,6 +3,7 @@
 import gc
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,30 @@ class TestWait:
             async with Channel(send, NATURAL) as channel:
                 await channel.submit(1)
             gc.collect()
+
+
+class TestMemory:
+    async def test_a_kept_receipt_keeps_no_items(self) -> None:
+        """Neither its own nor its neighbours'; and garbage needs no collector."""
+
+        class Item:
+            pass
+
+        async def forget(batch: Batch[Item]) -> None: ...
+
+        gc.disable()
+        try:
+            async with Channel(forget, NATURAL) as channel:
+                items = [Item() for _ in range(3)]
+                gone = [weakref.ref(item) for item in items]
+                receipts = [channel.submit_nowait(item) for item in items]
+                del items
+                await receipts[0].wait()
+                await anyio.sleep(1)
+                assert [item() for item in gone] == [None] * 3
+                assert receipts[0].batch.tickets == []  # no way back to the receipts: no cycle
+        finally:
+            gc.enable()
 
 
 class TestCancel:
