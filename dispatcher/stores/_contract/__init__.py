@@ -37,6 +37,7 @@ CHECKS: Sequence[tuple[Callable[[Rig], Awaitable[None]], Sequence[str]]] = (
     (bounds.check_bounds, ("replace", "fanout")),
     (bounds.check_drop_oldest, ("priority", "peek")),
     (bounds.check_expiry, ("expiry", "fanout")),
+    (bounds.check_now, ("expiry",)),
     (bounds.check_counts, ("peek", "priority", "replace")),
     (bounds.check_peek, ("peek", "priority")),
     (bounds.check_purge, ("peek",)),

@@ -12,6 +12,7 @@ __all__ = [
     "check_counts",
     "check_drop_oldest",
     "check_expiry",
+    "check_now",
     "check_peek",
     "check_purge",
     "check_queues",
@@ -37,6 +38,12 @@ async def check_bounds(rig: Rig) -> None:
         async with refusal(QueueFull, "a replacement that is larger by one too many"):
             await store.put([Record(b"n" * 13, key="k")], ["q"], replace=True, bytes_max=73)
         expect((await store.counts("q")).live.bytes, 73, "a refused replacement has replaced nothing")
+        await store.purge("q", shelf=Shelf.READY)
+        await store.put([Record(b"d" * 30, key="d")], ["q"], replace=True)
+        await store.settle(dead=[Dead(one.tag, "no") for one in await store.lease("q", 9)])
+        async with refusal(QueueFull, "a dead one that gives way makes no room"):
+            await store.put([Record(b"n" * 31, key="d")], ["q"], replace=True, bytes_max=30)
+        await store.put([Record(b"n" * 30, key="d")], ["q"], replace=True, bytes_max=30)
 
 
 async def check_drop_oldest(rig: Rig) -> None:
@@ -76,6 +83,18 @@ async def check_expiry(rig: Rig) -> None:
         expect((await store.counts("idle")).ready.items, 1, "and leaves the others")
         await store.put([Record(b"past", expires_at=rig.time - 1)], ["q"])
         expect(list(await store.lease("q", 9)), [], "already expired when put")
+
+
+async def check_now(rig: Rig) -> None:
+    """The time never goes back while a store is open, whatever its clock does."""
+    async with rig.opened("q") as store:
+        expect(store.now(), rig.time, "it goes by its clock")
+        rig.time += 100
+        expect(store.now(), rig.time, "and on with it")
+        rig.time -= 50
+        expect(store.now(), rig.time + 50, "but not back")
+        await store.put([Record(b"x", expires_at=rig.time + 50)], ["q"])
+        expect(list(await store.lease("q", 1)), [], "what has expired stays expired")
 
 
 async def check_counts(rig: Rig) -> None:

@@ -1,5 +1,6 @@
 """What a store in a file promises beyond the contract."""
 
+import asyncio
 import gc
 import logging
 import os
@@ -8,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -519,6 +521,36 @@ class TestCancelled:
                     while (await store.counts("q")).leased.items:
                         await anyio.lowlevel.checkpoint()
                 assert {one.attempts for one in await store.peek("q", 9)} <= {0}
+
+    def test_a_lease_between_its_answer_and_its_task(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Cancelled when the answer is there but the task has not run: handed back all the same."""
+        answer = SQLiteStore._answer  # noqa: SLF001 - the moment cannot be met from outside
+        doomed: list[asyncio.Task[object]] = []
+
+        def answer_and_cancel(store: SQLiteStore, calls: Any, hints: Any) -> None:
+            answer(store, calls, hints)
+            if doomed:
+                doomed.pop().cancel()
+
+        monkeypatch.setattr(SQLiteStore, "_answer", answer_and_cancel)
+
+        async def main() -> None:
+            async with SQLiteStore(tmp_path / "q.db") as store:
+                await store.create("q")
+                await store.put([Record(b"x")], ["q"])
+                task: asyncio.Task[object] = asyncio.ensure_future(store.lease("q", 1))
+                doomed.append(task)
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                with anyio.fail_after(20):
+                    while (await store.counts("q")).leased.items:
+                        await anyio.lowlevel.checkpoint()
+                (one,) = await store.lease("q", 1)
+                assert one.attempts == 1
+
+        asyncio.run(main())
 
     async def test_an_opening(self, tmp_path: Path) -> None:
         """It is closed again, and can be opened."""
