@@ -95,7 +95,8 @@ class RetryAfter(TransientError):
     """
 
     def __init__(self, seconds: float, message: str = "") -> None:
-        if not (seconds >= 0 and math.isfinite(seconds)):
+        # A header's text is the likeliest mistake.
+        if not (isinstance(seconds, int | float) and 0 <= seconds < math.inf):
             msg = f"RetryAfter takes finite seconds of 0 or more, got {seconds!r}"
             raise ValueError(msg)
         super().__init__(message or f"retry after {seconds:g} s")

@@ -14,6 +14,7 @@ import anyio
 
 from dispatcher.buffer.batch import Batch
 from dispatcher.buffer.outcome import DropReason
+from dispatcher.errors import AddError, ChannelMisuse
 
 __all__ = ["Report", "Summarized", "log_drops", "log_errors", "quiet", "report", "summarized"]
 
@@ -99,7 +100,7 @@ def summarized(every: float, *, clock: Callable[[], float] = time.monotonic) -> 
 
 
 class Sink(Protocol):
-    """Where `report` puts things: anyio's object send stream, an ``asyncio.Queue`` by its put_nowait, a Channel."""
+    """Where `report` puts things: one of anyio's object send streams, or a Channel."""
 
     def send_nowait(self, item: Any, /) -> object:  # noqa: ANN401 - whatever the stream carries
         """Take *item* or raise ``anyio.WouldBlock``."""
@@ -112,13 +113,19 @@ class Report:
     def __init__(self, stream: Sink) -> None:
         self._stream = stream
         self.missed = 0
-        """How many did not fit, or came after the stream was closed."""
+        """How many did not fit, or came while the stream was closed."""
 
     def __call__(self, batch: Batch[Any], what: Any) -> None:  # noqa: ANN401 - an error or a reason
         """Put the pair into the stream, or count it as missed."""
         try:
             self._stream.send_nowait((batch, what))
-        except (anyio.WouldBlock, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        except (
+            anyio.WouldBlock,
+            anyio.ClosedResourceError,
+            anyio.BrokenResourceError,
+            AddError,  # by a Channel with item_size
+            ChannelMisuse,  # by a Channel that is not open yet
+        ):
             self.missed += 1
 
 

@@ -23,11 +23,9 @@ T_contra = TypeVar("T_contra", contravariant=True, default=object)
 
 def _hook(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> None:  # noqa: ANN401
     plain_function(instance, attribute, value)
-    for part in (value, getattr(value, "__call__", None), getattr(value, "flush", None)):  # noqa: B004
-        if inspect.iscoroutinefunction(part):
-            raise OptionError(
-                option=attribute.name, rule="has to be a plain function, not an async one", value=value
-            )
+    if inspect.iscoroutinefunction(getattr(value, "flush", None)):
+        rule = "has to have a plain flush(), not an async one"
+        raise OptionError(option=attribute.name, rule=rule, value=value)
 
 
 def _known_rate(limiter: Limiter | None) -> float:

@@ -29,18 +29,22 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _strategy(instance: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
-    if not callable(value):
-        raise OptionError(
-            option=f"RetryPolicy.{attribute.name}", rule="has to be a tenacity strategy", value=value
-        )
-    call = getattr(value, "__call__", None)  # noqa: B004 - the method, to see whether it is async
-    for part in (value, call, getattr(value, "predicate", None)):
-        if inspect.iscoroutinefunction(part):
-            raise OptionError(
-                option=f"RetryPolicy.{attribute.name}",
-                rule="cannot be async: it is asked between awaits",
-                value=value,
-            )
+    option = f"RetryPolicy.{attribute.name}"
+    # A class is callable, too: wait_fixed is no strategy, wait_fixed(1) is.
+    if not callable(value) or isinstance(value, type):
+        raise OptionError(option=option, rule="has to be a tenacity strategy", value=value)
+    if _has_async(value):
+        raise OptionError(option=option, rule="cannot be async: it is asked between awaits", value=value)
+
+
+def _has_async(strategy: object) -> bool:
+    """Whether it, its predicate, or any strategy that it combines is an async function."""
+    call = getattr(strategy, "__call__", None)  # noqa: B004 - the method itself is looked at
+    parts = (strategy, call, getattr(strategy, "predicate", None))
+    combined = [getattr(strategy, name, ()) for name in ("retries", "stops", "wait_funcs", "strategies")]
+    return any(inspect.iscoroutinefunction(part) for part in parts) or any(
+        _has_async(part) for some in combined for part in some
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -35,16 +35,17 @@ def _bounds(
         items = max(1000, batch_items_max or 0)
     if size is None:
         size = 5 * batch_size_max if batch_size_max is not None else math.inf
-    elif size != math.inf and not sized:
-        raise OptionError(option=names[1], rule="needs item_size", value=size)
     for option, value, least, of in (
         (names[0], items, batch_items_max, "batch_items_max"),
         (names[1], size, batch_size_max, "batch_size_max"),
     ):
-        if not value >= 1:  # nan, too
-            raise OptionError(option=option, rule="has to be 1 or more", value=value)
+        # "not" for nan
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 1:
+            raise OptionError(option=option, rule="has to be a number of 1 or more", value=value)
         if least is not None and value < least:
             raise OptionError(option=option, rule=f"has to be at least {of} ({least})", value=value)
+    if size != math.inf and not sized:
+        raise OptionError(option=names[1], rule="needs item_size", value=size)
     if items == math.inf and size == math.inf:
         raise OptionError(
             option=names[0], rule="without a bound, sizes without one, is InfiniteGrowth()", value=items

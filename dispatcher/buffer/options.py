@@ -1,5 +1,6 @@
 """What the buffer is told when it is made."""
 
+import inspect
 import math
 from collections.abc import Callable, Hashable
 from typing import Any, Generic
@@ -42,9 +43,19 @@ def seconds(instance: object, attribute: "attrs.Attribute[Any]", value: Any) -> 
 
 
 def plain_function(instance: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
-    """Something to call, or None."""
+    """Something to call that answers at once, or None."""
     if value is not None and not callable(value):
         raise OptionError(option=attribute.name, rule="has to be a function, or None", value=value)
+    for part in (value, getattr(value, "__call__", None)):  # noqa: B004 - the method itself is looked at
+        if inspect.iscoroutinefunction(part):
+            rule = "has to be a plain function, not an async one"
+            raise OptionError(option=attribute.name, rule=rule, value=value)
+
+
+def flag(instance: object, attribute: "attrs.Attribute[Any]", value: object) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise OptionError(option=attribute.name, rule="has to be True or False", value=value)
 
 
 @attrs.frozen(kw_only=True)
@@ -95,7 +106,7 @@ class BufferOptions(Generic[T_contra]):
     batch_age_max: float = attrs.field(default=0.2)
     max_leases: int = attrs.field(default=4, validator=whole)
     full_behavior: FullBehavior = attrs.field(factory=BlockNewItems)
-    fifo: bool = False
+    fifo: bool = attrs.field(default=False, validator=flag)
     item_age_max: float | None = attrs.field(default=None, validator=seconds)
     coalesce_by: Callable[[T_contra], Hashable] | None = attrs.field(default=None, validator=plain_function)
 
