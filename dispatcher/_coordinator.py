@@ -204,7 +204,7 @@ class Coordinator(Generic[T]):
         if not self.per_item:
             # Whoever was handed room, and has not run yet, came earlier.
             buffer = self.buffer
-            live = buffer.unleased_items + buffer.leased_items + buffer.marked_items + self._reserved_items
+            live = buffer.unleased_items + buffer.leased_items + self._reserved_items
             return not self._queue and not self._handed and live < self._bounds_items
         if self._fits_weighed(ticket):
             return True
@@ -228,11 +228,9 @@ class Coordinator(Generic[T]):
 
     def _fits(self, items: int, size: int) -> bool:
         buffer, bounds = self.buffer, self._bounds
+        # Only DropOldestBatch marks leased batches, and there they do not count.
         live = buffer.unleased_items + buffer.leased_items + self._reserved_items
         live_size = buffer.unleased_size + buffer.leased_size + self._reserved_size
-        if self._blocking:
-            live += buffer.marked_items
-            live_size += buffer.marked_size
         return live + items <= bounds.items and live_size + size <= bounds.size
 
     def accept(self, item: T, ticket: Ticket | None, now: float, accepted_at: float | None = None) -> None:
@@ -284,8 +282,6 @@ class Coordinator(Generic[T]):
         if not self._unbounded:
             buffer = self.buffer
             live = buffer.unleased_items + buffer.leased_items + self._reserved_items
-            if self._blocking:
-                live += buffer.marked_items
             free = self._bounds_items - live
             if free < room:
                 room = int(free)
@@ -610,7 +606,7 @@ class Coordinator(Generic[T]):
         if self._queue or self._handed:
             return 0
         buffer = self.buffer
-        live = buffer.unleased_items + buffer.leased_items + buffer.marked_items + self._reserved_items
+        live = buffer.unleased_items + buffer.leased_items + self._reserved_items
         return max(0, self._bounds_items - live)
 
     @property

@@ -489,9 +489,10 @@ class Buffer(Generic[T]):
         if lot.where is not Where.LEASED and self._item_age_max is not None:
             self._unwatch_age(lot)
         lot.where = Where.GONE
+        # A receipt that somebody keeps must not keep its neighbours' items, nor be part of a cycle; and a
+        # dead entry of a heap keeps its batch.
+        lot.items = []
         if lot.tickets:
-            # A receipt that somebody keeps must not keep its neighbours' items, nor be part of a cycle.
-            lot.items = []
             lot.tickets = []
         if lot.watches is not None:
             for watch in lot.watches:

@@ -113,6 +113,7 @@ class Naive:
         self.everything: list[Item] = []
         self.lots: list[Lot] = []
         self.senders: list[Sender] = []
+        self.reserved: list[Item] = []
         self.told: list[tuple[tuple[Item, ...], DropReason]] = []
         self.next_id = 1
         self.batches = self.attempts = self.retries = self.heartbeats = 0
@@ -154,7 +155,7 @@ class Naive:
     def load(self) -> tuple[int, int]:
         """What counts against the bounds."""
         live = [item for lot in self.lots if self.blocking or not lot.doomed for item in lot.left]
-        live += [sender.item for sender in self.handed]
+        live += [sender.item for sender in self.handed] + self.reserved
         return len(live), self.size(live)
 
     def room_for(self, items: int, size: int) -> bool:
@@ -349,11 +350,12 @@ class Naive:
     # Leases back
 
     def mark_done(self, lot: Lot, positions: set[int]) -> None:
-        for position in positions:
+        fresh = [position for position in positions if lot.sent[position].fate is None]
+        for position in fresh:
             lot.marks.pop(position, None)
-            if lot.sent[position].fate is None:
-                lot.sent[position].settle(Status.DELIVERED)
-        self.hand()
+            lot.sent[position].settle(Status.DELIVERED)
+        if fresh:
+            self.hand()
 
     def end(
         self, lot: Lot, error: Exception | None, results: list[Any] | None, now: float
