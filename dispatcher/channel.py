@@ -801,7 +801,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
                 await self._backend.pass_turn()
             self._sent_for = False
             now = clock()
-            if core.wants_token(now):
+            if core.limited and core.wants_token(now):
                 await self._acquire(now)
                 continue
             batch = core.take(now)
