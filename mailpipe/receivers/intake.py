@@ -40,15 +40,15 @@ class Intake:
 
     __slots__ = (
         "_bare",
-        "_discarded",
         "_dots",
         "_line",
+        "_long",
+        "_lost_for",
         "_max_line",
         "_max_size",
         "_patience",
         "_sink",
         "received",
-        "refusal",
         "size",
         "stall",
     )
@@ -67,38 +67,49 @@ class Intake:
         self._patience = max_size if patience is None else patience
         self._bare = bare == "reject"
         self._dots = DotReader()
-        self._discarded = 0
+        self._lost_for: Reply | None = None
+        self._long = False
         self._max_line = max_line
         self._line = 0  # octets of the line that is not whole yet
         self.size = 0
         """Octets of content so far."""
         self.received = 0
         """Octets from the wire so far."""
-        self.refusal: Reply | None = None
-        """Why the mail is lost, or None while it is not."""
         self.stall: Awaitable[None] | None = None
         """What the sink wants awaited before it takes more."""
 
     @property
+    def refusal(self) -> Reply | None:
+        """
+        Why the mail is lost, or None while it is not.
+
+        Said by what came in all, never by how it was cut: too much before bare lines, these before
+        long ones.
+        """
+        if self._lost_for is not None:
+            return self._lost_for
+        if self.size > self._max_size:
+            return reply.TOO_BIG
+        if self._bare and self._dots.bare:
+            return reply.BARE_LINES
+        return reply.BODY_LINE_TOO_LONG if self._long else None
+
+    @property
     def hopeless(self) -> bool:
-        """More was thrown away than patience allows: 421 and close."""
-        return self._discarded > self._patience
+        """More came than patience allows: 421 and close."""
+        return self.size > self._max_size + self._patience
 
     def feed(self, data: bytes) -> bytes | None:
         """Take octets from the wire; return what came behind the end, or None before it."""
         self.received += len(data)
         content, rest = self._dots.feed(data)
-        if self._sink is None:
-            self._discarded += len(content)
-            return rest
         self.size += len(content)
-        if self.size > self._max_size:
-            self._discarded = self.size - self._max_size
-            self.lose(reply.TOO_BIG)
-        elif self._bare and self._dots.bare:
-            self.lose(reply.BARE_LINES)
-        elif self._max_line is not None and self._overlong(content, self._max_line):
-            self.lose(reply.BODY_LINE_TOO_LONG)
+        if self._sink is None:
+            return rest
+        if self._max_line is not None:
+            self._long = self._overlong(content, self._max_line)
+        if self.refusal is not None:
+            self._abort()
         elif content:
             try:
                 self.stall = self._sink.write(content)
@@ -118,10 +129,14 @@ class Intake:
         self.lose(reply.TROUBLE)
 
     def lose(self, refusal: Reply) -> None:
-        """The mail is lost: abort the sink, throw away what comes. The first refusal stays."""
+        """The mail is lost for another reason: abort the sink, throw away what comes."""
+        if self._sink is not None:
+            self._lost_for = refusal
+            self._abort()
+
+    def _abort(self) -> None:
         if self._sink is not None:
             sink, self._sink = self._sink, None
-            self.refusal = refusal
             sink.abort()
 
     def release(self) -> BodySink:
