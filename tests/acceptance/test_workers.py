@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from mailpipe.daemon.control import ask
+
 
 @pytest.fixture
 def two(serve: Any) -> Any:
@@ -25,9 +27,9 @@ def until(condition: Callable[[], Any], what: str, within: float = 40.0) -> None
         time.sleep(0.05)
 
 
-def pids(mailpipe: Any) -> list[int]:
+def pids(folder: Path) -> list[int]:
     """Process ids of the workers that answer."""
-    answer = json.loads(mailpipe("stats", "--json", "--data", "data").stdout)
+    answer = ask(folder / "data", {"command": "stats"})
     return [one["pid"] for one in answer["workers"].values() if one["ok"]]
 
 
@@ -56,15 +58,15 @@ class TestWorkers:
         assert two.stop() == 0
 
     def test_a_dead_worker_comes_back_and_lost_nothing(
-        self, two: Any, load: Any, stored: Any, mailpipe: Any, tmp_path: Path
+        self, two: Any, load: Any, stored: Any, tmp_path: Path
     ) -> None:
         """SIGKILL under load: its clients break, its socket waits, what it acknowledged is there."""
-        sent = load(two.port).start(300)
+        sent = load(two.port).start(100)
         sent.wait_acknowledged(100)
-        victim, other = pids(mailpipe)
+        victim, other = pids(tmp_path)
         os.kill(victim, signal.SIGKILL)
-        until(lambda: len(pids(mailpipe)) == 2 and victim not in pids(mailpipe), "the new worker")
-        assert other in pids(mailpipe)
+        until(lambda: len(pids(tmp_path)) == 2 and victim not in pids(tmp_path), "the new worker")
+        assert other in pids(tmp_path)
         two.stop()
         sent.join()
 
@@ -76,8 +78,8 @@ class TestWorkers:
         self, two: Any, load: Any, stored: Any, mailpipe: Any, tmp_path: Path
     ) -> None:
         """New ones beside the old, then the old ones drain."""
-        before = pids(mailpipe)
-        sent = load(two.port).start(300)
+        before = pids(tmp_path)
+        sent = load(two.port).start(100)
         sent.wait_acknowledged(50)
         result = mailpipe("reload", "--data", "data")
         assert (result.returncode, result.stdout) == (0, b"2 workers replaced\n")
@@ -96,18 +98,18 @@ class TestWorkers:
         path = tmp_path / "mail.toml"
         path.write_text('data = "data"\nworkers = 2\n[[servers]]\nlisten = "127.0.0.1:0"\n')
         running = serve("-c", "mail.toml")
-        before = pids(mailpipe)
+        before = pids(tmp_path)
         path.write_text("nonsense = 1\n" + path.read_text())
         result = mailpipe("reload", "-c", "mail.toml")
 
         assert result.returncode == 1
         assert b"nonsense: unknown key" in result.stderr
-        assert pids(mailpipe) == before
+        assert pids(tmp_path) == before
         assert len(load(running.port, connections=1).start(1).join().acknowledged) == 1
 
-    def test_workers_end_with_their_parent(self, two: Any, mailpipe: Any) -> None:
+    def test_workers_end_with_their_parent(self, two: Any, tmp_path: Path) -> None:
         """Nobody is left behind, even by SIGKILL."""
-        workers = pids(mailpipe)
+        workers = pids(tmp_path)
         assert len(workers) == 2
         two.stop(signal.SIGKILL)
 

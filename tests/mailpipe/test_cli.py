@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from mailpipe.cli import app
 from mailpipe.cli.reading import CannotRead, Reading
 from mailpipe.cli.report import explain
 from mailpipe.cli.show import plain, rendered, row
@@ -125,6 +127,51 @@ class TestCheck:
         report = explain(make_config(raw, data=str(tmp_path), environment={}))
 
         assert "hunter2" not in report.text + json.dumps(report.facts)
+
+
+class TestExitCodes:
+    @pytest.mark.parametrize(
+        ("arguments", "rule"),
+        [
+            (["serve", "--listen", "0.0.0.0:0"], "allowed_hosts"),
+            (["serve", "--listen", "nowhere"], "nowhere"),
+            (["serve", "--workers", "0"], "--workers"),
+            (["serve", "-c", "missing.toml"], "missing.toml: cannot be read"),
+            (["serve", "--nonsense"], "nonsense"),
+            (["nonsense"], "nonsense"),
+            (["check", "-c", "bad.toml"], "bad.toml: nonsense: unknown key"),
+            (["delete", "--data", "data"], "--older-than"),
+            (["delete", "x", "--older-than", "1d", "--data", "data"], "--older-than"),
+            (["delete", "--older-than", "30", "--data", "data"], "a duration is written like"),
+        ],
+    )
+    def test_wrong_use_is_2(
+        self, arguments: list[str], rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The rule and the value, no traceback."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "bad.toml").write_text("nonsense = 1\n")
+        result = CliRunner().invoke(app, arguments)
+
+        assert result.exit_code == 2
+        assert rule in result.stderr
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+
+    @pytest.mark.parametrize("command", ["show", "export", "delete"])
+    def test_no_such_mail_is_1(self, command: str, tmp_path: Path) -> None:
+        """Nothing to read on stdout, the id on stderr."""
+        result = CliRunner().invoke(app, [command, "0" * 26, "--data", str(tmp_path)])
+
+        assert result.exit_code == 1
+        assert f"no such mail: {'0' * 26}" in result.stderr
+
+    @pytest.mark.parametrize("command", ["stats", "reload"])
+    def test_no_daemon_is_1(self, command: str, tmp_path: Path) -> None:
+        """Where it was looked for."""
+        result = CliRunner().invoke(app, [command, "--data", str(tmp_path)])
+
+        assert result.exit_code == 1
+        assert f"no daemon answers at {tmp_path}/control.sock" in result.stderr
 
 
 class TestReading:
