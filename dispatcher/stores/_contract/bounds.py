@@ -84,6 +84,17 @@ async def check_expiry(rig: Rig) -> None:
         await store.put([Record(b"past", expires_at=rig.time - 1)], ["q"])
         expect(list(await store.lease("q", 9)), [], "already expired when put")
 
+        await store.purge("idle", shelf=Shelf.READY)
+        await store.put([Record(b"dead", expires_at=rig.time + 20)], ["idle"])
+        await store.settle(dead=[Dead(one.tag, "no") for one in await store.lease("idle", 9)])
+        await store.put([Record(b"soon", expires_at=rig.time + 5)], ["idle"])
+        rig.time += 10
+        expect((await store.counts("idle")).dead.items, 1, "a dead letter does not expire")
+        await store.redrive("idle")
+        expect((await store.counts("idle")).ready.items, 1, "redriven in time")
+        rig.time += 10
+        expect(list(await store.lease("idle", 9)), [], "it expires after all")
+
 
 async def check_now(rig: Rig) -> None:
     """The time never goes back while a store is open, whatever its clock does."""

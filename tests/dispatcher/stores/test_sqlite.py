@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import random
 import re
 import sqlite3
 import subprocess
@@ -363,6 +364,29 @@ class TestDurability:
             (0,),
         ]
         assert path.stat().st_size < 100_000
+
+
+class TestTornLog:
+    async def test_every_cut_leaves_whole_steps(self, tmp_path: Path) -> None:
+        """A log that breaks off anywhere, as by a power cut, opens: each step is there wholly, or not."""
+        path, cut = tmp_path / "q.db", tmp_path / "cut.db"
+        lengths: list[int] = []
+        async with SQLiteStore(path) as store:
+            await store.create("q", "r")
+            for n in range(12):
+                await store.put([Record(b"%d" % n * 700), Record(b"%d." % n)], ["q", "r"])
+                lengths.append((tmp_path / "q.db-wal").stat().st_size)
+            main, wal = path.read_bytes(), (tmp_path / "q.db-wal").read_bytes()
+        chance = random.Random(7)
+        for length in sorted({*lengths, *(chance.randrange(lengths[0], len(wal)) for _ in range(20))}):
+            cut.write_bytes(main)
+            (tmp_path / "cut.db-wal").write_bytes(wal[:length])
+            whole = sum(one <= length for one in lengths)
+            async with SQLiteStore(cut) as store:
+                for queue in ("q", "r"):
+                    leased = await store.lease(queue, 99)
+                    assert [one.payload for one in leased[1::2]] == [b"%d." % n for n in range(whole)]
+                    assert (await store.counts(queue)).put == len(leased) == 2 * whole
 
 
 class TestBadRecords:
