@@ -651,7 +651,8 @@ class Coordinator(Generic[T]):
 def asked_for(error: BaseException) -> float | None:
     """The longest RetryAfter in *error*, which may be a group; None if there is none."""
     if isinstance(error, RetryAfter):
-        return error.seconds
+        seconds = getattr(error, "seconds", None)  # a subclass may have left it out, or changed it
+        return seconds if isinstance(seconds, int | float) and 0 <= seconds < math.inf else 0.0
     if isinstance(error, BaseExceptionGroup):
         found = [seconds for leaf in error.exceptions if (seconds := asked_for(leaf)) is not None]
         return max(found, default=None)

@@ -22,6 +22,7 @@ from dispatcher import (
     DropOldestBatch,
     DropReason,
     OptionError,
+    RetryAfter,
     RetryPolicy,
     Status,
     TransientError,
@@ -107,6 +108,21 @@ class TestUserCode:
             assert outcome.error == Unhashable(5)
             assert await channel.call(2) is None
         assert law_1(channel).delivered == 1
+
+    @pytest.mark.parametrize("seconds", [None, "5", math.inf, math.nan, -1])
+    async def test_a_retry_after_without_seconds(self, seconds: Any, law_1: Law1) -> None:
+        """A subclass may have forgotten them; it asks for nothing then, and its batch is tried again."""
+
+        class Busy(RetryAfter):
+            def __init__(self) -> None:
+                if seconds is not None:
+                    self.seconds = seconds
+
+        send = ScriptedSink[int](failures=[Busy()])
+        async with Channel(send, ChannelOptions[int](batch_age_max=0, on_error=None)) as channel:
+            with anyio.fail_after(100):
+                await channel.call(1)
+        assert law_1(channel).retries == 1
 
     @pytest.mark.parametrize("delay", [math.inf, math.nan])
     async def test_a_delay_that_never_ends_is_a_refusal(self, delay: float, hooks: Any) -> None:
@@ -308,6 +324,34 @@ class TestStrangers:
                     assert await channel.call(2) is None
         assert law_1(channel).live == 0
 
+    async def test_a_block_that_is_cancelled_twice(self, law_1: Law1) -> None:
+        """The second time while it waits for a SendFn that cleans up: all is out when it ends."""
+        cleaned: list[float] = []
+
+        async def send(batch: Batch[int]) -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(10)
+                cleaned.append(anyio.current_time())
+
+        async def block() -> None:
+            async with Channel(send, ChannelOptions[int](batch_age_max=0, on_drop=None)) as channel:
+                channels.append(channel)
+                await channel.send(1)
+
+        channels: list[Channel[int, None]] = []
+        task = asyncio.ensure_future(block())
+        for _ in range(3):
+            await anyio.sleep(1)
+            task.cancel()
+        await asyncio.wait([task], timeout=100)
+        assert task.cancelled()
+        assert len(cleaned) == 1
+        assert channels[0].drained
+        assert law_1(channels[0]).dropped[DropReason.CANCELLED] == 1
+
     async def test_room_of_a_sender_that_is_cancelled_in_that_turn_is_handed_on(self, law_1: Law1) -> None:
         """Room was handed to it, it has not run yet, and its task is cancelled."""
         opened = anyio.Event()
@@ -440,22 +484,29 @@ class TestEarlyCut:
 @pytest.mark.usefixtures("no_leaks")
 class TestHooks:
     async def test_what_on_error_drops_is_told_in_the_next_turn(self) -> None:
-        """Hooks that a hook causes never run on the same stack."""
+        """Hooks that a hook causes run neither inside it nor right after it."""
         log: list[str] = []
+        turns = told_at = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await anyio.lowlevel.checkpoint()
 
         def on_error(batch: Batch[int], error: Exception) -> None:
-            log.append("error begins")
+            nonlocal told_at
+            told_at = turns
             channel.send_nowait(2)
             channel.send_nowait(3)
             log.append("error ends")
 
         def on_drop(batch: Batch[int], reason: DropReason) -> None:
-            log.append(f"drop {list(batch)}")
+            log.append(f"drop {list(batch)} {'later' if turns > told_at else 'at once'}")
 
         async def send(batch: Batch[int]) -> None:
             if 1 in batch:
                 raise ValueError
-            log.append("sent")
 
         options = ChannelOptions[int](
             batch_items_max=1,
@@ -465,7 +516,11 @@ class TestHooks:
             on_error=on_error,
             on_drop=on_drop,
         )
-        async with Channel(send, options) as channel:
-            await channel.send(1)
-            await anyio.sleep(1)
-        assert log[:2] == ["error begins", "error ends"]
+        async with anyio.create_task_group() as group:
+            group.start_soon(count)
+            async with Channel(send, options) as channel:
+                await channel.send(1)
+                for _ in range(20):
+                    await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        assert log == ["error ends", "drop [2] later", "drop [1] later"]
