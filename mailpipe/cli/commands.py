@@ -67,7 +67,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        lines = "\n".join(plain(str(problem)) for problem in error.problems)
+        lines = "\n".join(plain(masked(str(problem))) for problem in error.problems)
         typer.echo(lines, err=True)
         raise typer.Exit(2) from error
     except CannotRead as error:

@@ -132,6 +132,8 @@ class Daemon:
         self._retiring: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
         self._stop_wanted = asyncio.Event()
+        self._crashed = False
+        self._leaving: set[Gateway] = set()
         self._reloads = Counter({"done": 0, "refused": 0})
         self._spool: Spool
 
@@ -227,6 +229,11 @@ class Daemon:
             self._bound.clear()
 
     @property
+    def crashed(self) -> bool:
+        """A step ended its gateway by something that is no `Exception`; the daemon stops for it."""
+        return self._crashed
+
+    @property
     def stopping(self) -> bool:
         """Somebody asked for a stop."""
         return self._stop_wanted.is_set()
@@ -260,6 +267,8 @@ class Daemon:
                 fields: dict[str, object] = {"connections": cut, "shutdown_timeout": patience}
                 log.warning("shutdown_timeout is over, connections were cut", extra={"fields": fields})
             self._servers.clear()
+            for gateway in self._leaving:
+                gateway.no_more_clients()
             for name, opened in self._gateways.items():
                 self._retire(name, opened.gateway, deadline, grace=False)
             self._gateways = {}
@@ -452,16 +461,25 @@ class Daemon:
             outbox=outbox,
             working=self._working,
             max_size=self._max_size,
+            on_crash=self._gateway_crashed,
         )
+
+    def _gateway_crashed(self) -> None:
+        self._crashed = True
+        self.request_stop()
 
     def _max_size(self) -> int:
         return max((server.options.max_size for server in self._config.servers), default=0)
 
     def _retire(self, name: str, gateway: Gateway, deadline: float, *, grace: bool) -> None:
         async def end() -> None:
-            if grace:
-                await gateway.wait_idle(deadline)
-            await gateway.aclose(deadline)
+            self._leaving.add(gateway)
+            try:
+                if grace:
+                    await gateway.wait_idle(deadline)
+                await gateway.aclose(deadline)
+            finally:
+                self._leaving.discard(gateway)
             self.events.publish(GatewayClosed(name=name))
 
         self._keep(asyncio.create_task(end(), name=name))

@@ -21,7 +21,7 @@ from mailpipe.config import Config, ConfigError, Problem
 from mailpipe.daemon.control import CONTROL_NAME, ControlServer, DataFolderTaken
 from mailpipe.daemon.core import Daemon
 from mailpipe.daemon.events import Listening, Reloaded
-from mailpipe.daemon.logs import LogWriter
+from mailpipe.daemon.logs import LogWriter, masked
 from mailpipe.daemon.sockets import take_activated
 from mailpipe.daemon.system import drop_privileges, notify, pid_file
 from mailpipe.daemon.workers import Slot, Workers, slot_from
@@ -30,8 +30,8 @@ __all__ = ["run"]
 
 log = logging.getLogger("mailpipe.daemon")
 
-_HANGS = 1
-"""Exit status when something had to be left behind."""
+_FAILED = 1
+"""Exit status when something had to be left behind, or did not survive."""
 
 
 def run(load: Callable[[], Config], *, workers: int | None = None, command: Sequence[str] = ()) -> int:
@@ -145,7 +145,7 @@ def _parent(workers: Workers) -> Callable[[LogWriter], Coroutine[Any, Any, int]]
         finally:
             await control.close()
         log.info("stopped")
-        return 0 if ended else _HANGS
+        return 0 if ended else _FAILED
 
     return main
 
@@ -169,7 +169,8 @@ class _Reloads:
         try:
             event = await self._reload()
         except ConfigError as error:
-            return {"ok": False, "error": str(error), "problems": [str(one) for one in error.problems]}
+            problems = [masked(str(problem)) for problem in error.problems]
+            return {"ok": False, "error": "\n".join(problems), "problems": problems}
         finally:
             notify("READY=1")
         return {"ok": True, "changes": list(event.changes)}
@@ -244,7 +245,7 @@ async def _serve(daemon: Daemon, writer: LogWriter, *, name: str = CONTROL_NAME)
     if not ended:
         _leave(writer)
     log.info("stopped")
-    return 0
+    return _FAILED if daemon.crashed else 0
 
 
 def _ignored() -> None:
@@ -262,7 +263,7 @@ def _asked_to_stop(daemon: Daemon, number: int, writer: LogWriter) -> None:
 def _leave(writer: LogWriter) -> None:
     """Exit now: a thread that hangs in a store would hold an ordinary exit for ever."""
     writer.close()
-    os._exit(_HANGS)
+    os._exit(_FAILED)
 
 
 def _say_listening(event: Listening) -> None:

@@ -146,6 +146,8 @@ class Gateway:
         working: Whether background jobs are worked off here; else they are only written.
 
         max_size: Tells the octets of the largest mail that any server takes.
+
+        on_crash: Called if a step ends the gateway by something that is no `Exception`.
     """
 
     def __init__(
@@ -161,11 +163,12 @@ class Gateway:
         outbox: FileOutbox | None = None,
         working: bool = True,
         max_size: Callable[[], int] = lambda: 0,
+        on_crash: Callable[[], object] = lambda: None,
     ) -> None:
         self.name = name
         self.config = config
         self._chain = chain
-        self._spool, self._disk, self._max_size = spool, disk, max_size
+        self._spool, self._disk, self._max_size, self._on_crash = spool, disk, max_size, on_crash
         options = channel_options(config, serial=chain.plan.serial)
         self._channel: Channel[Envelope, Result | None] = Channel(chain.deliver, options, name=name)
         self._validation = None if validate is None else Validation(validate, config, name)
@@ -176,6 +179,7 @@ class Gateway:
             getattr(step.target, "per_recipient", False) for step in chain.plan.storages
         )
         self._taken: weakref.WeakSet[Envelope] = weakref.WeakSet()
+        self._opened_once = False
         self._closing = asyncio.Event()
         self._quiet = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -208,7 +212,16 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = self._loop.create_future()
         self._task = self._loop.create_task(self._run(opened), name=f"gateway {self.name}")
+        self._task.add_done_callback(self._ended)
         await opened
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._closing.is_set() or not self._opened_once:
+            return
+        error = None if task.cancelled() else task.exception()
+        fields = {"gateway": self.name}
+        log.critical("a gateway did not survive", exc_info=error, extra={"fields": fields})
+        self._on_crash()
 
     async def _run(self, opened: asyncio.Future[None]) -> None:
         # A task of its own: whoever closes the gateway need not be the task that opened it.
@@ -231,6 +244,7 @@ class Gateway:
                     await stack.enter_async_context(self._validation)
                 await stack.enter_async_context(self._channel)
                 opened.set_result(None)
+                self._opened_once = True
                 await self._closing.wait()
         except Exception as error:
             if opened.done():
@@ -249,6 +263,11 @@ class Gateway:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await self._quiet.wait()
+
+    def no_more_clients(self) -> None:
+        """Whoever said MAIL here and never came to DATA is gone."""
+        self._begun = self._opened
+        self._look()
 
     async def aclose(self, deadline: float) -> None:
         """

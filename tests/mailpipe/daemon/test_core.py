@@ -357,6 +357,39 @@ class TestStop:
         assert await stopping is True
         client.close()
 
+    async def test_it_does_not_wait_for_who_gave_up_before_a_reload(self, start: Any, file: File) -> None:
+        """A client that said MAIL to a gateway since replaced, and left, is no mail under way."""
+        file.write('[gateways.default]\nprocess = "sql"\n')
+        daemon = await start(file.path)
+        client = await asyncio.to_thread(client_of, daemon)
+        await asyncio.to_thread(client.docmd, "MAIL FROM:<>")
+        client.close()
+        file.write('[gateways.default]\nprocess = "hasher | sql"\n')
+        await daemon.reload()
+
+        async with asyncio.timeout(15):
+            assert await daemon.stop() is True
+
+    async def test_a_gateway_that_does_not_survive_stops_the_daemon(
+        self, start: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """So that a supervisor starts it again, instead of 451 for ever."""
+
+        class Leave(BaseException):
+            """No `Exception`."""
+
+        async def leave(batch: Batch[Envelope]) -> None:
+            raise Leave
+
+        config = {"servers": [{"listen": "127.0.0.1:0"}], "gateways": {"default": {"process": "leave"}}}
+        daemon = await start(config, steps={"leave": leave})
+        assert (await send(daemon))[0] == 451
+        async with asyncio.timeout(10):
+            await daemon.wait_stopped()
+
+        assert daemon.crashed
+        assert "a gateway did not survive" in caplog.text
+
     async def test_idle_clients_are_told(self, start: Any) -> None:
         """421 4.3.2, and the stop does not wait for them."""
         daemon = await start()
