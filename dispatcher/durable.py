@@ -643,26 +643,30 @@ class DurableChannel(Generic[T, R]):
             while True:
                 try:
                     await self._pump_once()
+                except anyio.ClosedResourceError:
+                    if not self._halting:
+                        raise
+                    return  # halted while it waited for room in memory; what it holds goes back
                 except StoreError as error:
                     _LOG.error("%r: the store failed, trying again: %s", self, error)
                     await anyio.sleep(PAUSES[-2])
 
     async def _pump_once(self) -> None:
-        inner, store = self._inner, self._store
+        inner = self._inner
         core = inner._core  # noqa: SLF001
         if self._closed:
             if await self._emptied():
                 inner.close()
                 await anyio.sleep_forever()
             with anyio.move_on_after(PAUSES[0]):
-                await store.wait_ready(self._queue)
+                await self._wait_ready()
         else:
             with anyio.CancelScope() as self._pump_wait:
-                await store.wait_ready(self._queue)
+                await self._wait_ready()
         if core.free < 1:
             await inner._wait_for_room(None, inner._clock())  # noqa: SLF001
         limit = int(min(max(core.free, 1), PUMP_MAX))
-        self._held.extend(await store.lease(self._queue, limit))
+        self._held.extend(await self._lease(limit))
         while self._registering:  # their receipts may be among these
             await self._wait("registered")
         while self._held:
@@ -673,6 +677,17 @@ class DurableChannel(Generic[T, R]):
         if self._coalesce_by is not None:
             await self._recount()
         self._wake("progress")
+
+    # What the broker's channels do otherwise
+
+    async def _wait_ready(self) -> None:
+        await self._store.wait_ready(self._queue)
+
+    async def _lease(self, limit: int) -> Sequence[Leased]:
+        return await self._store.lease(self._queue, limit)
+
+    def _decode(self, record: Leased) -> T:
+        return self._codec.decode(record.payload)
 
     async def _recount(self) -> None:
         """Records that were replaced on disk are nobody's backlog any more."""
@@ -700,7 +715,7 @@ class DurableChannel(Generic[T, R]):
             self._told(ticket)
             return
         try:
-            item = self._codec.decode(record.payload)
+            item = self._decode(record)
         except Exception as error:
             await self._set_aside(ticket, error, quarantine=True)
             return

@@ -15,7 +15,7 @@ import mailpipe
 FACADES = [dispatcher, mailpipe]
 
 # Modules that users import by path; the façade takes none of their names.
-BY_PATH = {"cli", "codecs", "handlers", "stores", "testing"}
+BY_PATH = {"broker", "cli", "codecs", "handlers", "stores", "testing"}
 
 
 def imported(package: ModuleType) -> dict[str, list[str]]:
