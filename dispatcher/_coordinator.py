@@ -149,7 +149,8 @@ class Coordinator(Generic[T]):
         self._cut_since_yield = False
 
         self._queue: OrderedDict[Blocked, None] = OrderedDict()
-        self._handed = 0
+        # Who was handed room, and has not run yet; in order, too.
+        self._handed: OrderedDict[Blocked, None] = OrderedDict()
         # Room that is taken, though its items are not in yet: handed over, or reserved.
         self._reserved_items = 0
         self._reserved_size = 0
@@ -319,7 +320,7 @@ class Coordinator(Generic[T]):
         """
         if blocked.granted:
             blocked.granted = False
-            self._handed -= 1
+            del self._handed[blocked]
             self._reserved_items -= 1
             self._reserved_size -= blocked.size
         else:
@@ -340,6 +341,10 @@ class Coordinator(Generic[T]):
         self._reserved_items -= 1
         self._reserved_size -= size
 
+    def may_enter(self, blocked: Blocked) -> bool:
+        """Whether nobody who waited longer has yet to add its item; for shells that run in any order."""
+        return self.closed or next(iter(self._handed)) is blocked
+
     def hand_room(self) -> None:
         """Hand what room there is to the senders that wait, in their order."""
         queue = self._queue
@@ -349,7 +354,7 @@ class Coordinator(Generic[T]):
                 return
             del queue[blocked]
             blocked.granted = True
-            self._handed += 1
+            self._handed[blocked] = None
             self._reserved_items += 1
             self._reserved_size += blocked.size
             blocked.wake()
@@ -622,7 +627,7 @@ class Coordinator(Generic[T]):
     @property
     def waiters(self) -> int:
         """Senders that wait, those with room handed to them included."""
-        return len(self._queue) + self._handed
+        return len(self._queue) + len(self._handed)
 
     def statistics(self) -> ChannelStatistics:
         """All counts, as of now."""

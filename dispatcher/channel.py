@@ -518,6 +518,9 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         self._after(now)
         try:
             await blocked.waiter
+            # trio runs what is woken at once in any order.
+            while not core.may_enter(blocked):
+                await self._backend.pass_turn()
         except BaseException:
             core.unblock(blocked)
             core.hand_room()

@@ -107,6 +107,44 @@ class TestSend:
                     await anyio.lowlevel.checkpoint()
         assert order == [f"waiter {number}" for number in range(5)]
 
+    @pytest.mark.parametrize("doomed", [None, 0, 2])
+    async def test_senders_that_are_woken_at_once_enter_in_their_order(self, doomed: int | None) -> None:
+        """trio runs them in any order; and one that is cancelled then does not hold up the others."""
+        batches: list[Batch[int]] = []
+        entered: list[int] = []
+        scopes: list[anyio.CancelScope] = []
+        over = anyio.Event()
+
+        async def send(batch: Batch[int]) -> None:
+            batches.append(batch)
+            await over.wait()
+
+        async def put(number: int) -> None:
+            with anyio.CancelScope() as scope:
+                scopes.append(scope)
+                await channel.send(number)
+                entered.append(number)
+
+        options = ChannelOptions(
+            batch_items_max=8, batch_age_max=0, max_leases=1, full_behavior=BlockNewItems(8)
+        )
+        async with Channel(send, options) as channel:
+            for number in range(8):
+                await channel.send(-number)
+            async with anyio.create_task_group() as group:
+                for number in range(8):
+                    group.start_soon(put, number)
+                    while channel.statistics().waiters <= number:
+                        await anyio.lowlevel.checkpoint()
+                batches[0].done(*range(8))  # room for all of them, in one step
+                if doomed is not None:
+                    scopes[doomed].cancel()
+            over.set()
+        # Cancelled in the turn in which it may enter, it may have entered all the same.
+        assert [number for number in entered if number != doomed] == [n for n in range(8) if n != doomed]
+        assert entered == sorted(entered)
+        assert [item for batch in batches[1:] for item in batch] == entered
+
     async def test_a_cancelled_waiter_hands_its_room_on(self, gate: Any, law_1: Law1) -> None:
         """Cancelled in the very turn in which room was handed to it."""
         async with Channel(gate, _full_of(1)) as channel:

@@ -239,9 +239,13 @@ class Laws(RuleBasedStateMachine):
     @precondition(lambda self: any(fake.woken for _, fake in self.blocked))
     @rule(pick=PICK)
     def woken_sender_runs(self, pick: int) -> None:
-        """Trio wakes in any order, so any of the woken may run first."""
+        """Trio runs them in any order, so any of the woken may ask first; they enter in theirs."""
         woken = [pair for pair in self.blocked if pair[1].woken]
         sender, fake = pair = woken[pick % len(woken)]
+        may = self.core.may_enter(fake)
+        assert may == (self.core.closed or sender is self.model.senders[0])
+        if not may:
+            return
         self.blocked.remove(pair)
         self.core.unblock(fake)
         if self.core.closed:
