@@ -32,7 +32,7 @@ from dispatcher.buffer.outcome import Outcome, Ticket
 from dispatcher.buffer.stats import ChannelStatistics
 from dispatcher.errors import ChannelMisuse, OptionError, SendCancelled, WouldDeadlock
 from dispatcher.options import ChannelOptions
-from dispatcher.typing import ErrorFn, SendFn
+from dispatcher.typing import SendFn
 
 __all__ = ["BufferFull", "Channel", "ChannelEnded", "Receipt", "process"]
 
@@ -758,10 +758,12 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         if told:
             self._come_back()
 
-    def _guarded(self, hook: Any, *args: object) -> Any:  # noqa: ANN401 - hooks return what they like
+    def _guarded(self, hook: Any, *args: object, judges: bool = False) -> Any:  # noqa: ANN401 - as hooks like
         """Call a hook; what it raises is logged, and beyond ``Exception`` ends the channel."""
         try:
-            return hook(*args)
+            answer = hook(*args)
+            # Its truth is the user's code, too.
+            return bool(answer) if judges and answer is not None else None
         except Exception:
             _LOG.exception("%r: hook %r raised", self, hook)
         except BaseException as error:
@@ -884,9 +886,9 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         if self._on_error is None or view.error is None:
             return None
         self._telling = True
-        verdict = self._guarded(_judged, self._on_error, view)
+        verdict: bool | None = self._guarded(self._on_error, view, view.error, judges=True)
         self._telling = False
-        return verdict  # type: ignore[no-any-return]
+        return verdict
 
     async def _acquire(self, now: float) -> None:
         """Acquire one token; while one task does, no other looks for work."""
@@ -939,13 +941,6 @@ async def process(
     async with channel:
         await channel.consume(source)
     return channel.statistics()
-
-
-def _judged(on_error: ErrorFn[T], view: Batch[T]) -> bool | None:
-    """What *on_error* answers; its truth is the user's code, too."""
-    assert view.error is not None  # something failed
-    verdict = on_error(view, view.error)
-    return None if verdict is None else bool(verdict)
 
 
 def _holds(error: BaseException, kind: type[BaseException]) -> bool:

@@ -20,6 +20,7 @@ from dispatcher import (
     RetryPolicy,
     Status,
     TransientError,
+    handlers,
 )
 from dispatcher.testing import RecordingSender, ScriptedSink
 
@@ -444,3 +445,63 @@ class TestWhatHooksMayDo:
                     ChannelOptions(**{name: value})
         with pytest.raises(OptionError, match="on_drop"):
             ChannelOptions(on_drop=Flushes())
+
+
+class TestReadyMade:
+    async def test_quiet(self, caplog: Any) -> None:
+        """Says nothing, of either kind."""
+        caplog.set_level(logging.DEBUG, "dispatcher")
+        send = ScriptedSink[int](failures=[ValueError()])
+        options = ChannelOptions[int](batch_age_max=0, on_error=handlers.quiet, on_drop=handlers.quiet)
+        async with Channel(send, options) as channel:
+            await channel.send(1)
+        assert caplog.records == []
+
+    async def test_summarized_says_the_rest_at_the_end(self, caplog: Any) -> None:
+        """One line for many drops, and one when drained."""
+        caplog.set_level(logging.DEBUG, "dispatcher")
+        clock = [0.0]
+        on_drop = handlers.summarized(60.0, clock=lambda: clock[0])
+        options = ChannelOptions[int](on_drop=on_drop)
+        async with Channel(RecordingSender[int](), options) as channel:
+            for number in range(10):
+                channel.submit_nowait(number).cancel()
+            assert caplog.records == []
+            clock[0] = 61.0
+            channel.submit_nowait(11).cancel()
+            channel.submit_nowait(12).cancel()
+        lines = [record.getMessage() for record in caplog.records]
+        assert ["11" in lines[0], "1" in lines[1], len(lines)] == [True, True, 2]
+
+    async def test_report_into_a_stream(self) -> None:
+        """Pairs of batch and error or reason; what does not fit is counted."""
+        into, out = anyio.create_memory_object_stream[Any](2)
+        report = handlers.report(into)
+        send = ScriptedSink[int](failures=[ValueError(number) for number in range(3)])
+        options = ChannelOptions[int](batch_items_max=1, max_leases=1, on_error=report, on_drop=None)
+        async with Channel(send, options) as channel, into, out:
+            await channel.consume(range(3))
+            await channel.flush()
+            assert [
+                (batch.items, error.args) for batch, error in (out.receive_nowait(), out.receive_nowait())
+            ] == [
+                ((0,), (0,)),
+                ((1,), (1,)),
+            ]
+        assert report.missed == 1
+
+    async def test_dead_letters_into_another_channel(self, law_1: Law1) -> None:
+        """A channel is a sink like any other; full, it costs the letter and not the channel."""
+        letters = RecordingSender[Any]()
+        small = ChannelOptions[Any](
+            batch_items_max=2, batch_age_max=60, full_behavior=BlockNewItems(max_items=2)
+        )
+        async with Channel(letters, small) as dead:
+            report = handlers.report(dead)
+            send = ScriptedSink[int](failures=[ValueError(number) for number in range(3)])
+            options = ChannelOptions[int](batch_items_max=1, max_leases=1, on_error=None, on_drop=report)
+            async with Channel(send, options) as channel:
+                await channel.consume(range(5))
+        assert next((batch.items, reason) for batch, reason in letters.items) == ((0,), DropReason.FAILED)
+        assert len(letters.items) + report.missed == 3
+        assert law_1(channel).delivered == 2
