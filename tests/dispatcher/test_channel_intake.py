@@ -191,6 +191,22 @@ class TestSend:
                 assert turns - before >= 4
                 group.cancel_scope.cancel()
 
+    async def test_a_channel_closed_in_that_turn_takes_nothing(self, law_1: Law1) -> None:
+        """While a sender with room lets others run, one of them may close the channel."""
+
+        async def closes() -> None:
+            channel.close()
+
+        send = RecordingSender[int]()
+        async with Channel(send, ChannelOptions[int](batch_items_max=1)) as channel:
+            async with anyio.create_task_group() as group:
+                await channel.send(1)  # cut, so a turn is owed before the next
+                group.start_soon(closes)
+                with pytest.raises(anyio.ClosedResourceError):
+                    await channel.send(2)
+            assert law_1(channel).accepted == 1
+        assert send.batches == [(1,)]
+
     @pytest.mark.parametrize("behavior", [BlockNewItems(), InfiniteGrowth()])
     async def test_the_default_bound(self, behavior: Any, gate: Any) -> None:
         """1 000 items, or one batch if that is more; InfiniteGrowth has none."""
