@@ -192,11 +192,12 @@ class TestHangingStore:
     def test_the_stop_ends_all_the_same(self, serve: Any, tmp_path: Path) -> None:
         """A thread that no one can cancel: past the deadline it is named, and the process exits with 1."""
         (tmp_path / "hangs.py").write_text(
-            "import time\n"
+            "import logging, time\n"
             "from mailpipe import Envelope, processor\n"
             "from dispatcher import Batch\n"
             "@processor('hang')\n"
             "def hang(batch: Batch[Envelope]) -> None:\n"
+            "    logging.getLogger('mailpipe').warning('began to hang')\n"
             "    time.sleep(1000)\n"
         )
         (tmp_path / "mail.toml").write_text(
@@ -205,14 +206,25 @@ class TestHangingStore:
             '[processors.hang]\nuse = "hangs:hang"\n'
         )
         running = serve("-c", "mail.toml")
-        with smtplib.SMTP("127.0.0.1", running.port, timeout=30) as client:
-            client.ehlo("client.example.org")
-            client.mail("a@example.org")
-            client.rcpt("b@example.org")
-            # At save_timeout, and the moment that a running attempt gets.
-            assert client.data(b"x\r\n")[0] == 451
+        client = smtplib.SMTP("127.0.0.1", running.port, timeout=30)
+        client.ehlo("client.example.org")
+        client.mail("a@example.org")
+        client.rcpt("b@example.org")
+        client.putcmd("data")
+        assert client.getreply()[0] == 354
+        client.send(b"x\r\n.\r\n")
+        until_logged(running, "began to hang")
         began = time.monotonic()
 
         assert running.stop(signal.SIGTERM, within=30) == 1
+        client.close()
         assert time.monotonic() - began < 20
         assert "this does not end, its storages hang" in running.logged()
+
+
+def until_logged(running: Any, text: str) -> None:
+    """Return once the log says so."""
+    deadline = time.monotonic() + 20
+    while text not in running.logged():
+        assert time.monotonic() < deadline, f"waited for {text!r}, got {running.logged()}"
+        time.sleep(0.02)

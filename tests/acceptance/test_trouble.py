@@ -23,9 +23,9 @@ listen = "127.0.0.1:0"
 max_size = "1MiB"
 [gateways.default]
 process = "mimeanalyzer | hasher | header | transformer | compressor | sql"
-save_timeout = "4s"
+save_timeout = "1500ms"
 [processors.sql]
-timeout = "2s"
+timeout = "500ms"
 """
 
 
@@ -123,7 +123,7 @@ def test_nobody_gets_anything_but_their_own(
     time.sleep(0.3)
     database = sqlite3.connect(tmp_path / "data" / "mail.db", isolation_level=None, timeout=30)
     database.execute("BEGIN IMMEDIATE")
-    time.sleep(5)
+    time.sleep(2.5)
     database.execute("ROLLBACK")
     database.close()
     for thread in threads:

@@ -66,8 +66,11 @@ class TestWorkers:
         victim, other = pids(tmp_path)
         os.kill(victim, signal.SIGKILL)
         until(lambda: len(pids(tmp_path)) == 2 and victim not in pids(tmp_path), "the new worker")
-        assert other in pids(tmp_path)
-        two.stop()
+        workers = pids(tmp_path)
+        assert other in workers
+        # Nobody is left behind, even by a parent that is killed.
+        two.stop(signal.SIGKILL)
+        until(lambda: not any(alive(pid) for pid in workers), "the workers' end with their parent")
         sent.join()
 
         found = stored(tmp_path / "data")
@@ -75,42 +78,29 @@ class TestWorkers:
             assert found[queue_id] == sent.letter(number)
 
     def test_a_reload_replaces_them_and_loses_nothing(
-        self, two: Any, load: Any, stored: Any, mailpipe: Any, tmp_path: Path
+        self, serve: Any, load: Any, stored: Any, mailpipe: Any, tmp_path: Path
     ) -> None:
-        """New ones beside the old, then the old ones drain."""
-        before = pids(tmp_path)
-        sent = load(two.port).start(100)
-        sent.wait_acknowledged(50)
-        result = mailpipe("reload", "--data", "data")
-        assert (result.returncode, result.stdout) == (0, b"2 workers replaced\n")
-        until(lambda: not any(alive(pid) for pid in before), "the old workers' end")
-        sent.join()
-        after = load(two.port, connections=3, first=10_000_000).start(3).join()
-        assert len(after.acknowledged) == 9
-        two.stop()
-
-        found = stored(tmp_path / "data")
-        for queue_id, number in (sent.acknowledged | after.acknowledged).items():
-            assert found[queue_id] == sent.letter(number)
-
-    def test_a_bad_file_changes_nothing(self, serve: Any, mailpipe: Any, load: Any, tmp_path: Path) -> None:
-        """Neither a process nor a socket."""
+        """New ones beside the old, then the old ones drain; a bad file changes nothing."""
         path = tmp_path / "mail.toml"
         path.write_text('data = "data"\nworkers = 2\n[[servers]]\nlisten = "127.0.0.1:0"\n')
         running = serve("-c", "mail.toml")
         before = pids(tmp_path)
+        sent = load(running.port).start(100)
+        sent.wait_acknowledged(50)
+        result = mailpipe("reload", "-c", "mail.toml")
+        assert (result.returncode, result.stdout) == (0, b"2 workers replaced\n")
+        until(lambda: not any(alive(pid) for pid in before), "the old workers' end")
+        sent.join()
+        now = pids(tmp_path)
         path.write_text("nonsense = 1\n" + path.read_text())
         result = mailpipe("reload", "-c", "mail.toml")
-
         assert result.returncode == 1
         assert b"nonsense: unknown key" in result.stderr
-        assert pids(tmp_path) == before
-        assert len(load(running.port, connections=1).start(1).join().acknowledged) == 1
+        assert pids(tmp_path) == now
+        after = load(running.port, connections=3, first=10_000_000).start(3).join()
+        assert len(after.acknowledged) == 9
+        running.stop()
 
-    def test_workers_end_with_their_parent(self, two: Any, tmp_path: Path) -> None:
-        """Nobody is left behind, even by SIGKILL."""
-        workers = pids(tmp_path)
-        assert len(workers) == 2
-        two.stop(signal.SIGKILL)
-
-        until(lambda: not any(alive(pid) for pid in workers), "the workers' end")
+        found = stored(tmp_path / "data")
+        for queue_id, number in (sent.acknowledged | after.acknowledged).items():
+            assert found[queue_id] == sent.letter(number)
