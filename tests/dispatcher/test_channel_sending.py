@@ -18,6 +18,7 @@ from dispatcher import (
     ChannelOptions,
     ChannelStatistics,
     DropReason,
+    InfiniteGrowth,
     OptionError,
     Rate,
     RetryAfter,
@@ -147,6 +148,54 @@ class TestLeases:
             await channel.flush()
             assert anyio.current_time() - began == pytest.approx(10.0, abs=0.1)
         assert send.delivered == [2, 3, 4, 5, 0, 1]
+
+
+class TestOthers:
+    """A SendFn need not suspend; everybody else has to run all the same."""
+
+    async def test_beside_a_thousand_batches(self) -> None:
+        """A backlog is worked off in turns."""
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await anyio.lowlevel.checkpoint()
+
+        async def send(batch: Batch[int]) -> None: ...
+
+        options = ChannelOptions[int](batch_items_max=1, max_leases=1, full_behavior=InfiniteGrowth())
+        async with Channel(send, options) as channel, anyio.create_task_group() as group:
+            for number in range(1000):
+                channel.send_nowait(number)
+            group.start_soon(count)
+            await channel.wait_idle()
+            group.cancel_scope.cancel()
+        assert turns >= 10
+
+    async def test_beside_one_that_fails_at_once_for_ever(self, law_1: Law1) -> None:
+        """It can still be cancelled."""
+        attempts = 0
+
+        async def send(batch: Batch[int]) -> None:
+            nonlocal attempts
+            attempts += 1
+            raise ConnectionError
+
+        options = ChannelOptions[int](
+            batch_age_max=0,
+            retry=RetryPolicy(wait=tenacity.wait_none(), stop=tenacity.stop_never),
+            on_error=None,
+            on_drop=None,
+        )
+        async with Channel(send, options) as channel:
+            await channel.send(1)
+            for _ in range(50):
+                await anyio.lowlevel.checkpoint()
+            channel.cancel()
+        assert attempts >= 10
+        assert law_1(channel).dropped[DropReason.CANCELLED] == 1
 
 
 class TestMarks:
