@@ -2,6 +2,7 @@
 Servers of our own for one row: started in processes and folders of their own, and ended.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -42,7 +43,10 @@ def listening(command: Sequence[str], log: Path) -> Iterator[Server]:
     """
     with (
         log.open("w") as errors,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        # A group of its own: a tracer that is told to end lets go of its server, and leaves it running.
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        ) as process,
     ):
         try:
             assert process.stdout is not None
@@ -53,11 +57,12 @@ def listening(command: Sequence[str], log: Path) -> Iterator[Server]:
                 raise RuntimeError(msg)
             yield Server(int(line.rsplit(":", 1)[1]), process.pid)
         finally:
-            process.send_signal(signal.SIGTERM)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(40)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager

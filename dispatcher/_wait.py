@@ -59,6 +59,9 @@ class Backend:
     forget_cancellation: Callable[[], None]
     """Make good for a cancellation of the current task that was caught and will not be passed on."""
 
+    running: Callable[[], bool]
+    """Whether this loop runs the caller; False where a coroutine is merely being thrown away."""
+
 
 @types.coroutine
 def _pass_turn() -> Generator[None, None, None]:
@@ -73,7 +76,16 @@ def _uncancel() -> None:
 
 def _asyncio() -> Backend:
     loop = asyncio.get_running_loop()
-    return Backend("asyncio", loop.time, loop.create_future, _pass_turn, asyncio.CancelledError, _uncancel)
+
+    def running() -> bool:
+        try:
+            return asyncio.get_running_loop() is loop
+        except RuntimeError:
+            return False
+
+    return Backend(
+        "asyncio", loop.time, loop.create_future, _pass_turn, asyncio.CancelledError, _uncancel, running
+    )
 
 
 def _trio() -> Backend:
@@ -114,7 +126,15 @@ def _trio() -> Backend:
     def nothing() -> None:
         """A scope keeps no count."""
 
-    return Backend("trio", trio.current_time, TrioWaiter, trio.lowlevel.checkpoint, trio.Cancelled, nothing)
+    return Backend(
+        "trio",
+        trio.current_time,
+        TrioWaiter,
+        trio.lowlevel.checkpoint,
+        trio.Cancelled,
+        nothing,
+        trio.lowlevel.in_trio_run,
+    )
 
 
 def current_backend() -> Backend:

@@ -846,8 +846,8 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         A cancellation is the channel's own if it is being cancelled: no scope but its own reaches the
         workers. The next await will meet it again.
         """
-        if isinstance(raised, GeneratorExit):  # the loop is gone, and nobody is left to be told
-            raise raised
+        if isinstance(raised, GeneratorExit) and not self._backend.running():
+            raise raised  # the loop is gone, and nobody is left to be told
         cancelled = self._backend.cancelled
         rest: BaseException | None = raised
         if isinstance(raised, cancelled):

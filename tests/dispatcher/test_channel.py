@@ -118,9 +118,9 @@ class TestTheBlock:
         assert receipt.outcome.reason is DropReason.CANCELLED
         assert law_1(channel).live == 0
 
-    @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+    @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
     async def test_the_end_of_the_program_out_of_a_send_fn(self, kind: type[BaseException]) -> None:
-        """KeyboardInterrupt and SystemExit are of that sort."""
+        """KeyboardInterrupt, SystemExit and GeneratorExit are of that sort."""
 
         async def send(batch: Batch[int]) -> None:
             await anyio.lowlevel.checkpoint()
