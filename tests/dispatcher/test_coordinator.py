@@ -593,10 +593,11 @@ class TestHeartbeat:
     def test_starts_anew_only_when_the_last_item_leaves(self) -> None:
         """Nor does an item delivered long ago that would be stale now."""
         core = Core(heartbeat=5.0, batch_age_max=0, item_age_max=3.0)
-        core.put("a", 1.0)
+        gone = core.put("a", 1.0)
         core.end(core.take(1.0), now=2.0)
         core.it.tick(4.0)
-        assert core.it.outlook(4.0) == 7.0
+        assert not core.it.withdraw(gone, 5.0)
+        assert core.it.outlook(5.0) == 7.0
 
 
 class TestLimit:

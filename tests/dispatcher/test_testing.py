@@ -57,10 +57,11 @@ class TestRecordingSender:
         async with Channel(send, ChannelOptions(batch_items_max=2, max_leases=2)) as channel:
             receipts = [await channel.submit(number) for number in range(6)]
             results = [(await receipt.wait()).unwrap() for receipt in receipts]
+            await channel.send(6)
 
-        assert send.batches == [(0, 1), (2, 3), (4, 5)]
-        assert send.items == list(range(6))
-        assert [round(call.at - start, 3) for call in send.calls] == [0, 0, 2]
+        assert send.batches == [(0, 1), (2, 3), (4, 5), (6,)]
+        assert send.items == list(range(7))
+        assert [round(call.at - start, 3) for call in send.calls] == [0, 0, 2, 4]
         assert (send.running, send.running_max) == (0, 2)
         assert [call.batch.key for call in send.calls] == sorted({call.batch.key for call in send.calls})
         assert results == [number * 10 for number in range(6)]

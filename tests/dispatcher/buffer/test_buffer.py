@@ -125,6 +125,24 @@ class TestOrder:
 
         assert take(buffer, 4.9) is None
         assert buffer.next_at(early=True) == 5.0
+
+    def test_with_fifo_the_open_batch_waits_behind_a_retry(self) -> None:
+        """However old it is, and whoever is blocked."""
+        buffer = make(batch_items_max=2, batch_age_max=0, fifo=True, max_leases=1)
+        put(buffer, "a")
+        self.fail_first(buffer, retry_at=5.0)
+        put(buffer, "b")
+
+        assert take(buffer, 4.9) is None
+        assert buffer.next_due(4.9, early=True) is None
+        assert [items(take(buffer, 5.0)) for _ in range(2)] == [("a",), ("b",)]
+
+    def test_with_fifo_ids_decide(self) -> None:
+        buffer = make(batch_items_max=1, fifo=True, max_leases=1)
+        for item in "abc":
+            put(buffer, item)
+        self.fail_first(buffer, retry_at=5.0)
+
         assert [items(take(buffer, 5.0)) for _ in range(3)] == [("a",), ("b",), ("c",)]
 
 
