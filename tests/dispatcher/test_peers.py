@@ -90,11 +90,16 @@ class TestQuadraticWakeUps:
                 gates[1].set()
         return counted, entered
 
-    async def test_10_000_blocked_senders_are_woken_by_what_is_freed(self) -> None:
-        """A hundred places freed: a hundred senders woken, of ten thousand."""
+    async def test_10_000_blocked_senders_are_woken_by_what_is_freed(self, on_trio: bool) -> None:
+        """
+        A hundred places freed: a hundred senders woken, of ten thousand.
+
+        trio runs what is woken at once in order or in reverse, by chance; in reverse all but the first
+        pass a turn, so there a sender runs twice on the average. Twenty reverses in a row are too many.
+        """
         woken, entered = await self._blocked(10_000)
         assert entered == 100
-        assert woken == 100
+        assert 100 <= woken <= (2000 if on_trio else 100)
 
 
 class _Counted:
