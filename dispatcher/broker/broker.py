@@ -199,6 +199,11 @@ class Broker:
             raise UnknownSubscription(topic, subscription)
         return port
 
+    @property
+    def store(self) -> Store:
+        """Where it keeps everything."""
+        return self._store
+
     # Topics
 
     @property

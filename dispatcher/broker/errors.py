@@ -11,7 +11,7 @@ Errors of the broker, by whose doing it is.
     |   +-- BrokerClosed          (a RuntimeError) used before ``async with``, or after it
     |   +-- BrokerOwned           another living broker listens at this address
     |   +-- Refused               what a `BrokerClient` was answered; .kind names the broker's error
-    |   +-- BrokerGone            (a ConnectionError) the connection broke before the answer came
+    |   +-- BrokerGone            (a ConnectionError) no connection, or it broke before the answer came
     |
     ValueError                    the caller's doing; nothing has changed
     +-- MessageRefused            a message breaks a rule of its topic; .position of those published
@@ -97,11 +97,11 @@ class Refused(BrokerError):
 
 
 class BrokerGone(BrokerError, ConnectionError):
-    """The connection broke before the answer came: whether it was done is not known."""
+    """There is no connection; if it broke before the answer came, whether it was done is not known."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(f"the connection to the broker at {address} broke")
-        self.address = address
+    def __init__(self, address: str, why: str = "it broke") -> None:
+        super().__init__(f"no connection to the broker at {address}: {why}")
+        self.address, self.why = address, why
 
 
 class MessageRefused(ValueError):

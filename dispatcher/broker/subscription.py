@@ -120,33 +120,48 @@ class Subscription:
             count = len(self._taken) if limit is None else min(limit, len(self._taken))
             taken = [self._taken.popleft() for _ in range(count)]
             return [self._see(one) for one in taken]
-        return await self._take(limit, seen=True)
+        return await self.take(limit)
 
-    async def _take(self, limit: int | None, *, seen: bool) -> list[Delivery]:
-        options = self._options
+    async def take(self, limit: int | None = None, *, seen: bool = True) -> Sequence[Delivery]:
+        """
+        As `receive`, for what passes deliveries on.
+
+        Args:
+            limit: At most so many.
+
+            seen: False: until `see`, it was no attempt.
+        """
         while True:
-            if not self._open:
-                raise BrokerClosed
             await self._wait_room()
             await self._port.wait_ready()
-            room = options.in_flight_max - len(self._held)
-            if room < 1:
-                continue
-            # Now, for a lease outlives what the options were when it began.
-            timeout = self._port.topic.options.ack_timeout
-            asked = self._store.now()
-            leased = await self._port.lease(
-                min(room, limit or options.batch_items_max),
-                bytes_max=options.batch_bytes_max,
-                ack_timeout=timeout,
-            )
-            if leased:
-                deadline = math.inf if timeout is None else asked + timeout
-                taken = [Delivery.of(self.topic, self.name, one) for one in leased]
-                for one in taken:
-                    self._held[one.tag] = Held(one, deadline, seen)
-                    self._broker.remember(one.tag, self)
+            taken = await self.poll(limit, seen=seen)
+            if taken:
                 return taken
+
+    async def poll(self, limit: int | None = None, *, seen: bool = True) -> Sequence[Delivery]:
+        """Take what is there, without waiting for it; perhaps none."""
+        if not self._open:
+            raise BrokerClosed
+        options = self._options
+        self._prune()
+        room = min(options.in_flight_max - len(self._held), limit or options.batch_items_max)
+        if room < 1:
+            return []
+        # As it is now: a lease does not change with the options that come after it.
+        timeout = self._port.topic.options.ack_timeout
+        asked = self._store.now()
+        leased = await self._port.lease(room, bytes_max=options.batch_bytes_max, ack_timeout=timeout)
+        deadline = math.inf if timeout is None else asked + timeout
+        taken = [Delivery.of(self.topic, self.name, one) for one in leased]
+        for one in taken:
+            self._held[one.tag] = Held(one, deadline, seen)
+            self._broker.remember(one.tag, self)
+        return taken
+
+    def see(self, deliveries: Sequence[Delivery]) -> None:
+        """The subscriber has got these: they count as attempts."""
+        for one in deliveries:
+            self._see(one)
 
     def _see(self, delivery: Delivery) -> Delivery:
         held = self._held.get(delivery.tag)
@@ -161,7 +176,7 @@ class Subscription:
     async def __anext__(self) -> Delivery:
         """The next one; ends when the subscription is left."""
         if not self._taken:
-            self._taken.extend(await self._take(None, seen=False))
+            self._taken.extend(await self.take(seen=False))
         return self._see(self._taken.popleft())
 
     async def _wait_room(self) -> None:

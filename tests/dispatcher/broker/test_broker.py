@@ -244,6 +244,12 @@ class TestPulling:
             assert seen == [b"1", b"2", b"3"]
             assert puller.in_flight == 0
 
+    async def test_a_look_does_not_wait(self, open_broker: Open) -> None:
+        async with open_broker(t=ONE) as broker, broker.subscribe("t", "s") as puller:
+            assert await puller.poll() == []
+            await broker.publish("t", messages("1"))
+            assert words(await puller.poll()) == "1"
+
     async def test_two_share_one_subscription(self, open_broker: Open) -> None:
         """Each message goes to one of them."""
         async with (
