@@ -64,9 +64,13 @@ class DotReader:
                 self._carry = b""
         if not content:
             return content, rest
-        # Every CR has its LF, and there are as many of these as of those.
+        # Every CR has its LF, and there are as many of these as of those. One at the end has none: a CR
+        # that may yet get its LF is kept back.
         self.bare = (
-            self.bare or _find_lone_cr(content) is not None or content.count(b"\n") != content.count(b"\r")
+            self.bare
+            or _find_lone_cr(content) is not None
+            or content.endswith(b"\r")
+            or content.count(b"\n") != content.count(b"\r")
         )
         if stuffed:
             content = content.replace(b"\r\n.", b"\r\n")

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailpipe.receivers.dotted import DotReader
@@ -68,6 +68,7 @@ class TestContent:
         body=st.lists(st.sampled_from([b"\r\n", b"\r", b"\n", b".", b"a", b"..", b"\0"])).map(b"".join),
         cuts=st.lists(st.integers(min_value=1, max_value=7), min_size=1),
     )
+    @example(body=b"\n\r", cuts=[3])  # a lone LF and a lone CR, as many of these as of those
     def test_comes_out_as_it_was_before_stuffing(self, body: bytes, cuts: list[int]) -> None:
         """Unstuffing undoes stuffing octet for octet; bare CR and LF are noticed whatever the cuts."""
         body += b"\r\n"
