@@ -10,7 +10,7 @@ import attrs
 from dispatcher.broker.address import Address
 from dispatcher.broker.connection import ServerOptions
 from dispatcher.broker.errors import ConfigError
-from dispatcher.broker.options import SubscribeOptions, TopicOptions
+from dispatcher.broker.options import SubscribeOptions, TopicOptions, check_name
 from dispatcher.broker.server import Push
 from dispatcher.errors import OptionError
 
@@ -160,6 +160,10 @@ class _Reader:
         known = {field.name for field in attrs.fields(TopicOptions)}
         for name, raw in self._table("topics", got).items():
             where = f"topics.{name}"
+            try:
+                check_name("its name", name)
+            except OptionError as error:
+                self._problem(where, error.rule, error.value)
             table = dict(self._table(where, raw))
             self._unknown(where, table, known)
             subscriptions = table.pop("subscriptions", {})
