@@ -196,9 +196,9 @@ class Naive:
                 self.drop_oldest()
         self.everything.append(item)
         item.at = now
-        self.empty_since = None
         if not self.replace(item, now):
             self.append(item, now)
+        self.empty_since = None  # though replacing the only item of a batch emptied it in passing
         self.hand()
 
     def replace(self, item: Item, now: float) -> bool:
