@@ -663,14 +663,14 @@ class Laws(RuleBasedStateMachine):
         core = self.core
         core.acquiring = False
         self.close()
-        for _ in range(1000):
+        for number in range(1000):
             self.check()
             if core.drained:
                 break
             if core.outlook(self.now) == -math.inf:
                 self.take(token=True)
             elif self.leases:
-                self.end(*self.leased(0), TransientError("again") if core.buffer.attempts % 3 else None, None)
+                self.end(*self.leased(0), TransientError("again") if number < 30 else None, None)
             else:
                 before = self.now
                 self.sleep()
