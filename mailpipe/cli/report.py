@@ -35,9 +35,26 @@ def explain(config: Config) -> Report:
         if gateway.background:
             chains["background"] = config.plan(gateway.background, "background").explain()
         chains["process"]["warnings"] += _slow_drivers(config, gateway)
-        gateways[name] = {"durability": chains["process"]["durability"], "chains": chains}
+        durability = chains["process"]["durability"]
+        if gateway.spooling is not None:
+            durability = "disk"
+            chains["process"]["warnings"] += _too_late(config, gateway)
+        gateways[name] = {
+            "durability": durability,
+            "spool": gateway.spooling is not None,
+            "chains": chains,
+        }
     facts = {"file": config.file, "data": str(config.data), "servers": servers, "gateways": gateways}
     return Report(facts, "\n".join(_lines(facts)))
+
+
+def _too_late(config: Config, gateway: GatewayConfig) -> list[str]:
+    """Steps that run after the spool's 250 and may say no: what they reject is a dead letter."""
+    return [
+        f"{step.name}: runs after the 250 of the spool; what it rejects becomes a dead letter"
+        for step in config.plan(gateway.process).batch
+        if step.spec.rejects
+    ]
 
 
 def _slow_drivers(config: Config, gateway: GatewayConfig) -> list[str]:
@@ -70,7 +87,8 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         for server in facts["servers"]
     ]
     for name, gateway in facts["gateways"].items():
-        lines += ["", f"gateway {name}: a 250 means durability {gateway['durability']!r}"]
+        by = " (the journal's: it spools)" if gateway["spool"] else ""
+        lines += ["", f"gateway {name}: a 250 means durability {gateway['durability']!r}{by}"]
         for purpose, chain in gateway["chains"].items():
             lines.append(f"  {purpose} = {chain['text']!r}")
             lines += [f"    {_step(step)}" for step in chain["steps"]]

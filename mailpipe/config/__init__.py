@@ -12,6 +12,7 @@ from mailpipe.config.schema import (
     LogConfig,
     RetryConfig,
     ServerConfig,
+    SpoolConfig,
 )
 from mailpipe.config.values import ConfigError, Problem, parse_duration, parse_size
 
@@ -26,6 +27,7 @@ __all__ = [
     "Problem",
     "RetryConfig",
     "ServerConfig",
+    "SpoolConfig",
     "load_config",
     "make_config",
     "parse_duration",

@@ -20,6 +20,7 @@ __all__ = [
     "LogConfig",
     "RetryConfig",
     "ServerConfig",
+    "SpoolConfig",
 ]
 
 DEFAULT_PROCESS = "header | hasher | compressor | sql"
@@ -91,6 +92,27 @@ class RetryConfig:
 
 
 @attrs.frozen(kw_only=True)
+class SpoolConfig:
+    """
+    Table ``spool`` of a gateway: a journal between the 250 and the storages.
+
+    Args:
+        path: Folder of its journals, relative to the data folder and on the same file system; ``""`` is
+            ``spool/NAME`` of the gateway's name. No other gateway's.
+
+        max_size: Octets that one journal may hold, bodies and dead letters included; past it 452 4.3.1.
+
+        retry: Of mails that a step deferred; then they are dead letters. The default goes on for
+            about five days. Store trouble is no answer, and is retried for ever, as ``retry`` of the
+            gateway says how often.
+    """
+
+    path: str = ""
+    max_size: int = attrs.field(default=1 << 30, validator=_positive)
+    retry: RetryConfig = attrs.field(factory=lambda: RetryConfig(attempts=130, first=1.0, longest=3600.0))
+
+
+@attrs.frozen(kw_only=True)
 class GatewayConfig:
     """
     Table ``[gateways.NAME]``: what happens to a mail, and how it waits.
@@ -101,6 +123,9 @@ class GatewayConfig:
         validate: Chain asked at RCPT time; ``""``: none.
 
         background: Chain run after the 250; ``""``: none.
+
+        spool: True: mails are written to a journal, answered 250, and go through the batch steps after
+            that; a table for other than its defaults, see `SpoolConfig`.
 
         durability:
             The least that counts as stored: ``"disk"``, ``"os"`` (survives a crash of the process) or
@@ -125,6 +150,7 @@ class GatewayConfig:
     process: str = DEFAULT_PROCESS
     validate: str = ""
     background: str = ""
+    spool: bool | SpoolConfig = False
     durability: Literal["disk", "os", "none"] = "disk"
     save_timeout: float = attrs.field(default=25.0, validator=_positive)
     validate_timeout: float = attrs.field(default=5.0, validator=_positive)
@@ -141,6 +167,11 @@ class GatewayConfig:
     send_timeout: float | None = attrs.field(default=None, validator=_positive)
     full_behavior: FullConfig = attrs.field(factory=FullConfig)
     retry: RetryConfig = attrs.field(factory=RetryConfig)
+
+    @property
+    def spooling(self) -> SpoolConfig | None:
+        """The spool's table, defaults included; None without a spool."""
+        return (SpoolConfig() if self.spool else None) if isinstance(self.spool, bool) else self.spool
 
     def __attrs_post_init__(self) -> None:
         if self.send_timeout is not None and self.send_timeout >= self.save_timeout:

@@ -2,6 +2,9 @@
 What no single key shows: chains that cannot be, and trust that is given away by accident.
 """
 
+import os
+from pathlib import Path
+
 from mailpipe.chain import ChainError, Plan
 from mailpipe.config.schema import Config, GatewayConfig, ServerConfig
 from mailpipe.config.values import Reader
@@ -26,6 +29,7 @@ def check_together(config: Config, reader: Reader) -> frozenset[str]:
     if largest is not None and config.daemon.spool_above > largest:
         what = f"must be at most batch_size_max = {largest} of every gateway, got {config.daemon.spool_above}"
         reader.problem("", "spool_above", what)
+    _check_spools(config, reader)
     seen: dict[str, int] = {}
     for index, server in enumerate(config.servers, 1):
         place = f"[[servers]] {index}"
@@ -38,6 +42,21 @@ def check_together(config: Config, reader: Reader) -> frozenset[str]:
         elif (found := plans[server.gateway]) is not None:
             _check_server(reader, place, server, *found)
     return frozenset([name for name, found in plans.items() if found is not None and _outward(*found)])
+
+
+def _check_spools(config: Config, reader: Reader) -> None:
+    users: dict[Path, str] = {}
+    for name, gateway in config.gateways.items():
+        if (spool := gateway.spooling) is None:
+            continue
+        folder = Path(os.path.normpath(config.data / (spool.path or f"spool/{name}")))
+        if (other := users.setdefault(folder, name)) != name:
+            what = f"is the folder of [gateways.{other}] already, got {str(folder)!r}"
+            reader.problem(f"[gateways.{name}]", "spool.path", what)
+        largest = max((s.options.max_size for s in config.servers if s.gateway == name), default=0)
+        if spool.max_size < largest:
+            what = f"must be at least {largest}, the largest mail of its servers, got {spool.max_size}"
+            reader.problem(f"[gateways.{name}]", "spool.max_size", what)
 
 
 def _outward(plan: Plan, background: Plan | None) -> list[str]:

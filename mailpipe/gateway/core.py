@@ -22,7 +22,7 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import anyio
@@ -38,6 +38,7 @@ from mailpipe.gateway.background import Background, BackgroundStatistics
 from mailpipe.gateway.disk import DiskSpace
 from mailpipe.gateway.options import channel_options
 from mailpipe.gateway.outbox import FileOutbox
+from mailpipe.gateway.spooling import Spooling, SpoolStatistics
 from mailpipe.gateway.validation import Validation
 from mailpipe.reply import Reply
 from mailpipe.runner import Chain, EnvelopeTaps
@@ -77,6 +78,9 @@ class GatewayStatistics:
 
     background: BackgroundStatistics | None
     """Of its background jobs, if it has such."""
+
+    spool: SpoolStatistics | None
+    """Of its journals, if it spools; `channel` then is our own journal's."""
 
 
 class _Sink:
@@ -169,13 +173,25 @@ class Gateway:
         self.config = config
         self._chain = chain
         self._spool, self._disk, self._max_size, self._on_crash = spool, disk, max_size, on_crash
+        self._journals: Spooling | None = None
+        if (spooled := config.spooling) is not None:
+            self._journals = Spooling(
+                chain.place.data / (spooled.path or f"spool/{name}"),
+                chain,
+                config,
+                name,
+                read_max=spool.options.spool_above,
+                on_stored=self._went_through,
+                on_crash=on_crash,
+            )
         options = channel_options(config, serial=chain.plan.serial)
         self._channel: Channel[Envelope, Result | None] = Channel(chain.deliver, options, name=name)
         self._validation = None if validate is None else Validation(validate, config, name)
         self._background_chain, self._outbox, self._working = background, outbox, working
         self._background: Background | None = None
         # A storage that decides per recipient, and SMTP with its one reply: one recipient a mail.
-        self._one_recipient = any(
+        # A journal keeps the recipients that are left.
+        self._one_recipient = self._journals is None and any(
             getattr(step.target, "per_recipient", False) for step in chain.plan.storages
         )
         self._taken: weakref.WeakSet[Envelope] = weakref.WeakSet()
@@ -193,8 +209,11 @@ class Gateway:
     def statistics(self) -> GatewayStatistics:
         """Counts, now."""
         background = None if self._background is None else attrs.evolve(self._background.statistics)
+        spool, channel = None, self._channel.statistics()
+        if self._journals is not None:
+            spool, channel = self._journals.statistics()
         return GatewayStatistics(
-            background=background, channel=self._channel.statistics(), open_mails=self._active, **self._counts
+            background=background, channel=channel, spool=spool, open_mails=self._active, **self._counts
         )
 
     @property
@@ -242,7 +261,7 @@ class Gateway:
                     )
                 if self._validation is not None:
                     await stack.enter_async_context(self._validation)
-                await stack.enter_async_context(self._channel)
+                await stack.enter_async_context(self._journals or self._channel)
                 opened.set_result(None)
                 self._opened_once = True
                 await self._closing.wait()
@@ -276,11 +295,15 @@ class Gateway:
         Args:
             deadline: Loop's time past which what waits is given up; its clients were told 451.
         """
-        self._channel.close()
         self.stop_jobs()
+        if self._journals is None:
+            self._channel.close()
+        else:
+            await self._journals.aclose(deadline)
         try:
             async with asyncio.timeout_at(deadline):
-                await self._channel.wait_drained()
+                if self._journals is None:
+                    await self._channel.wait_drained()
                 await asyncio.gather(*self._followers)
                 if self._background is not None:
                     await self._background.wait_stopped()
@@ -315,7 +338,7 @@ class Gateway:
             fields = {"gateway": self.name}
             log.error("short of disk space, mail is deferred", extra={"fields": fields})
             return reply.STORE_FULL
-        if self._waiting:
+        if self._waiting or (self._journals is not None and self._journals.own.full(size)):
             # Somebody waits for room already: this client would wait behind them.
             self._begun -= 1
             return reply.STORE_FULL
@@ -372,6 +395,8 @@ class Gateway:
             await self._chain.judge(envelope)
         except Answer as answer:
             return answer.reply
+        if self._journals is not None:
+            return await self._kept(envelope, self._journals.own.keep(envelope), deadline)
         try:
             receipt = self._channel.submit_nowait(envelope)
         except BufferFull:
@@ -386,6 +411,33 @@ class Gateway:
         except anyio.ClosedResourceError:
             return reply.TROUBLE
         return await self._outcome(envelope, receipt, deadline)
+
+    async def _kept(self, envelope: Envelope, keeping: Coroutine[Any, Any, Reply], deadline: float) -> Reply:
+        """The journal's word; a write that has begun is never broken off, for nobody would know its end."""
+        task = self._loop.create_task(keeping)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(task)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            self._handed.add(envelope)
+            told = reply.TROUBLE if isinstance(error, TimeoutError) else None
+            late = self._loop.create_task(self._kept_late(envelope, task, told))
+            self._followers.add(late)
+            late.add_done_callback(self._followers.discard)
+            if told is None:
+                raise
+            return told
+
+    async def _kept_late(self, envelope: Envelope, task: asyncio.Task[Reply], told: Reply | None) -> None:
+        try:
+            answer = await task
+        finally:
+            self._handed.discard(envelope)
+            self.leave(envelope)
+        if answer.positive and told is not None:
+            self._counts["late"] += 1
+        fields = {"queue_id": envelope.queue_id, "gateway": self.name, "reply": str(answer)}
+        log.warning("the journal's word came with nobody waiting", extra={"fields": fields})
 
     async def _outcome(self, envelope: Envelope, receipt: Receipt[Result | None], deadline: float) -> Result:
         try:
@@ -437,6 +489,10 @@ class Gateway:
             fields = {"queue_id": envelope.queue_id, "gateway": self.name}
             log.error("a stream step failed", exc_info=cause, extra={"fields": fields})
         self._refused[envelope.queue_id] = answer
+
+    def _went_through(self) -> None:
+        if self._background is not None:
+            self._background.wake()
 
     def _look(self) -> None:
         if not self._active and self._begun <= self._opened:

@@ -121,6 +121,15 @@ class TestCheck:
 
         assert "warning: sql: timeout = 10 s is not below the gateway's send_timeout = 4 s" in report.text
 
+    def test_a_spool_names_what_may_reject_too_late(self, tmp_path: Path) -> None:
+        """And that the 250 is the journal's."""
+        raw = {"gateways": {"default": {"process": "header | maildir", "spool": True}}}
+        report = explain(make_config(raw, data=str(tmp_path), environment={}))
+
+        assert "a 250 means durability 'disk' (the journal's: it spools)" in report.text
+        assert "warning: maildir: runs after the 250 of the spool" in report.text
+        assert "warning: header" not in report.text
+
     def test_no_password_is_told(self, tmp_path: Path) -> None:
         """Neither of a database nor of a user."""
         raw = {"processors": {"sql": {"url": "postgresql://u:hunter2@127.0.0.1/x"}}}

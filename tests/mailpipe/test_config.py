@@ -332,3 +332,30 @@ class TestKnobs:
         """Made in code, they are held to the same rules."""
         with pytest.raises(ValueError, match="must be above 0, got -1"):
             GatewayConfig(save_timeout=-1)
+
+
+class TestSpool:
+    def test_a_flag_or_a_table(self, tmp_path: Path) -> None:
+        """True is a table of defaults."""
+        for said, octets in ((True, 1 << 30), ({"max_size": "2GiB"}, 2 << 30)):
+            made = make_config({"gateways": {"default": {"spool": said}}}, data=str(tmp_path), environment={})
+            spool = made.gateways["default"].spooling
+            assert spool is not None
+            assert spool.max_size == octets
+        plain = make_config({}, data=str(tmp_path), environment={})
+        assert plain.gateways["default"].spooling is None
+
+    def test_what_cannot_be_is_told(self, tmp_path: Path) -> None:
+        """A folder for two, room for less than one mail."""
+        raw = {
+            "gateways": {
+                "default": {"spool": {"max_size": "1MiB"}},
+                "other": {"spool": {"path": "spool/default"}},
+            }
+        }
+        with pytest.raises(ConfigError) as told:
+            make_config(raw, data=str(tmp_path), environment={})
+
+        text = str(told.value)
+        assert "[gateways.other] spool.path: is the folder of [gateways.default] already" in text
+        assert "[gateways.default] spool.max_size: must be at least 26214400" in text
