@@ -1,5 +1,5 @@
 """
-The command line: ``mailpipe serve | check | list | show | export | delete | stats | reload``.
+The command line: ``mailpipe serve | check | list | show | export | delete | dead | stats | reload``.
 
 Exit codes: 0 done, 1 failed, 2 wrong use (a configuration that cannot be used is wrong use).
 Reading commands open the storages of the configuration themselves, so they work beside a running
@@ -16,12 +16,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from mailpipe.cli.dead import DeadLetters
 from mailpipe.cli.reading import CannotRead, Reading
 from mailpipe.cli.report import explain
 from mailpipe.cli.show import plain, rendered, row
 from mailpipe.config import Config, ConfigError, load_config, parse_duration, read_data
 from mailpipe.daemon.control import ask
 from mailpipe.daemon.logs import masked
+from mailpipe.gateway.deadletters import Deed
 
 __all__ = ["app", "main"]
 
@@ -180,6 +182,53 @@ def delete(
     typer.echo(f"deleted {len(queue_ids or ()) - len(missing)}")
     if missing:
         _fail("\n".join(f"no such mail: {queue_id}" for queue_id in missing))
+
+
+dead = typer.Typer(help="Mails that could not be delivered after their 250, and background jobs given up.")
+app.add_typer(dead, name="dead", no_args_is_help=True)
+
+DeadIds = Annotated[list[str], typer.Argument(metavar="ID...")]
+
+
+@dead.command("list")
+def dead_list(config: ConfigFile = None, data: DataFolder = None, as_json: AsJson = False) -> None:
+    """List dead letters: what, of which gateway, and why."""
+    with _errors():
+        letters = DeadLetters(_load(config, data))
+        for letter in letters.all():
+            facts = letter.row()
+            if as_json:
+                typer.echo(json.dumps(facts))
+                continue
+            to = (
+                f"  {plain(facts['mail_from'] or '<>')} -> {plain(', '.join(facts['rcpt_to']))}"
+                if "rcpt_to" in facts
+                else ""
+            )
+            typer.echo(f"{facts['id']}  {facts['gateway']}  {facts['kind']}{to}  {plain(facts['error'])}")
+    if letters.unread:
+        _fail(masked("\n".join(letters.unread)))
+
+
+@dead.command("retry")
+def dead_retry(ids: DeadIds, config: ConfigFile = None, data: DataFolder = None) -> None:
+    """Try dead letters again, their attempts forgotten."""
+    _act("retry", ids, config, data)
+
+
+@dead.command("drop")
+def dead_drop(ids: DeadIds, config: ConfigFile = None, data: DataFolder = None) -> None:
+    """Delete dead letters for good."""
+    _act("drop", ids, config, data)
+
+
+def _act(deed: Deed, ids: list[str], config: Path | None, data: str | None) -> None:
+    with _errors():
+        letters = DeadLetters(_load(config, data))
+        done, unknown = letters.act(deed, ids)
+    typer.echo(f"{'dropped' if deed == 'drop' else 'to be tried again:'} {done}")
+    if unknown:
+        _fail(masked("\n".join([*letters.unread, *(f"no such dead letter: {name}" for name in unknown)])))
 
 
 def _ask(config: Path | None, data: str | None, command: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mailpipe.steps import StoredMail
 
-__all__ = ["plain", "rendered", "row"]
+__all__ = ["plain", "rendered", "row", "stamp"]
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _SHOWN = ("Date", "From", "To", "Cc", "Reply-To", "Subject", "Message-ID")
@@ -31,12 +31,16 @@ def _escaped(character: str) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
+def stamp(seconds: float) -> str:
+    """A moment (seconds since the epoch) as ISO 8601 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def row(mail: StoredMail) -> dict[str, Any]:
     """The fixed fields of ``list --json``."""
-    at = datetime.fromtimestamp(mail.received_at, UTC).isoformat(timespec="milliseconds")
     return {
         "queue_id": mail.queue_id,
-        "received_at": at.replace("+00:00", "Z"),
+        "received_at": stamp(mail.received_at),
         "mail_from": mail.mail_from,
         "rcpt_to": list(mail.rcpt_to),
         "size": mail.size,

@@ -280,6 +280,11 @@ class Config:
     processors: Mapping[str, Settings] = attrs.field(factory=dict)
     steps: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
 
+    def spool_folder(self, name: str) -> Path:
+        """Where the journals of gateway *name* are, or would be if it spooled."""
+        spool = self.gateways[name].spooling or SpoolConfig()
+        return self.data / (spool.path or f"spool/{name}")
+
     def plan(self, text: str, purpose: Literal["process", "validate", "background"] = "process") -> Plan:
         """
         The chain *text*, compiled anew: every plan has its own instances of the steps.

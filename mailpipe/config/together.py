@@ -49,7 +49,7 @@ def _check_spools(config: Config, reader: Reader) -> None:
     for name, gateway in config.gateways.items():
         if (spool := gateway.spooling) is None:
             continue
-        folder = Path(os.path.normpath(config.data / (spool.path or f"spool/{name}")))
+        folder = Path(os.path.normpath(config.spool_folder(name)))
         if (other := users.setdefault(folder, name)) != name:
             what = f"is the folder of [gateways.{other}] already, got {str(folder)!r}"
             reader.problem(f"[gateways.{name}]", "spool.path", what)

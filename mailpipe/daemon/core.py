@@ -44,6 +44,7 @@ from mailpipe.daemon.events import (
 )
 from mailpipe.daemon.sockets import spell
 from mailpipe.gateway import DiskSpace, FileOutbox, Gateway, job_of
+from mailpipe.gateway.deadletters import act
 from mailpipe.receivers.options import Listen
 from mailpipe.receivers.server import SmtpServer
 from mailpipe.runner import Chain
@@ -321,6 +322,23 @@ class Daemon:
             "bodies_in_memory": self._spool.held,
             "reloads": dict(self._reloads),
         }
+
+    async def dead(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """
+        Try dead letters of an open journal again, or drop them; what ``mailpipe dead`` asks for.
+
+        Args:
+            request: ``deed`` (``"retry"`` or ``"drop"``), ``journal`` and ``records``.
+        """
+        deed, records = request.get("deed"), request.get("records")
+        if deed not in ("retry", "drop") or not isinstance(records, list):
+            return {"ok": False, "error": "a request has a deed (retry or drop), a journal and records"}
+        gateways = [*(opened.gateway for opened in self._gateways.values()), *self._leaving]
+        for gateway in gateways:
+            store = gateway.journal(str(request.get("journal")))
+            if store is not None:
+                return {"ok": True, "count": await act(store, deed, [str(one) for one in records])}
+        return {"ok": False, "error": f"no such journal is open here, got {request.get('journal')!r}"}
 
     # Changing over
 

@@ -127,7 +127,9 @@ def _parent(workers: Workers) -> Callable[[LogWriter], Coroutine[Any, Any, int]]
             workers.reopen_logs()
 
         reloads = _Reloads(reload)
-        control = ControlServer(workers.config.data, {"reload": reloads.command, "stats": stats})
+        control = ControlServer(
+            workers.config.data, {"reload": reloads.command, "stats": stats, "dead": workers.dead}
+        )
         with _told(workers.config):
             await control.start()
         try:
@@ -224,7 +226,8 @@ async def _serve(daemon: Daemon, writer: LogWriter, *, name: str = CONTROL_NAME)
         return {"ok": True} | daemon.statistics()
 
     reloads = _Reloads(reload)
-    control = ControlServer(daemon.config.data, {"reload": reloads.command, "stats": stats}, name=name)
+    commands = {"reload": reloads.command, "stats": stats, "dead": daemon.dead}
+    control = ControlServer(daemon.config.data, commands, name=name)
     with _told(daemon.config):
         await control.start()
     try:

@@ -182,6 +182,19 @@ class Workers:
                 answers[str(number)] = {"ok": False, "error": str(error)}
         return {"pid": os.getpid(), "data": str(self.config.data), "workers": answers}
 
+    async def dead(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Pass a request about dead letters on, to whichever worker has the journal; see `Daemon.dead`."""
+        answer: dict[str, Any] = {"ok": False, "error": "no worker has that journal"}
+        for worker in list(self._living):
+            name = f"control-{worker.process.pid}.sock"
+            try:
+                answer = await asyncio.to_thread(ask, self.config.data, request, name=name)
+            except (OSError, ValueError) as error:
+                answer = {"ok": False, "error": str(error)}
+            if answer.get("ok"):
+                break
+        return answer
+
     async def stop(self) -> bool:
         """
         Let all workers drain, and kill those that do not.

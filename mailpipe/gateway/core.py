@@ -36,6 +36,7 @@ from mailpipe.envelope import Envelope, Recipient, Session, make_queue_id
 from mailpipe.errors import Answer
 from mailpipe.gateway.background import Background, BackgroundStatistics
 from mailpipe.gateway.disk import DiskSpace
+from mailpipe.gateway.journal import JournalStore
 from mailpipe.gateway.options import channel_options
 from mailpipe.gateway.outbox import FileOutbox
 from mailpipe.gateway.spooling import Spooling, SpoolStatistics
@@ -312,6 +313,11 @@ class Gateway:
         self._closing.set()
         if self._task is not None:
             await self._task
+
+    def journal(self, folder: str) -> JournalStore | None:
+        """The queue of the journal in *folder*, if it is open here."""
+        journals = () if self._journals is None or not self._opened_once else self._journals.journals
+        return next((one.store for one in journals if str(one.folder) == folder), None)
 
     def stop_jobs(self) -> None:
         """Begin no more background jobs: another gateway does."""

@@ -10,6 +10,7 @@ envelope steps derive it again for a mail that is read back.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -343,6 +344,26 @@ class JournalStore(SQLiteStore):
                 # The mails are delivered; the next opening sweeps.
                 log.exception("files of delivered mails cannot be removed")
         return unknown
+
+    async def drop_dead(self, records: Sequence[str], shelf: Shelf) -> int:
+        """Delete dead letters for good, their files after them; returns how many there were."""
+        dropped: list[tuple[str, int]] = []
+        size, wanted, after = 0, set(records), None
+        while page := await self.peek(QUEUE, _PAGE, shelf=shelf, after=after):
+            after = page[-1].cursor
+            for one in page:
+                if one.id not in wanted:
+                    continue
+                size += len(one.payload)
+                with contextlib.suppress(CodecError):  # damaged: it cannot say which file is its own
+                    head = head_of(one.payload)
+                    if head["file"]:
+                        dropped.append((head["name"], head["size"]))
+        count = await self.purge(QUEUE, records, shelf=shelf)
+        self.octets -= size
+        for name, octets in dropped:
+            await self.drop_file(name, octets)
+        return count
 
     async def _put_left(self, left: Left) -> None:
         if left.tag:

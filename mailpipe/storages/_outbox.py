@@ -59,6 +59,8 @@ class SqlOutbox:
 
     async def dead(self, name: str) -> Sequence[Job]:
         """Jobs of that name that were given up, the oldest mail first."""
+        if not self._database.is_open:  # read from outside, and nothing was ever stored
+            return []
         return await anyio.to_thread.run_sync(self._select, name, self._table.c.dead == 1, None)
 
     async def revive(self, jobs: Sequence[Job], now: float) -> int:

@@ -1,6 +1,7 @@
 """The spool: mail is taken while the storage is down, and survives ``kill -9`` until it is delivered."""
 
 import contextlib
+import os
 import signal
 import smtplib
 import sqlite3
@@ -8,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 CONFIG = """
 data = "data"
@@ -70,3 +73,52 @@ def test_nothing_acknowledged_is_lost(
     assert running.stop() == 0
     explained = mailpipe("check", "-c", "mail.toml").stdout.decode()
     assert "a 250 means durability 'disk' (the journal's: it spools)" in explained
+
+
+STEP = """
+from pathlib import Path
+
+from dispatcher import Batch
+from mailpipe.envelope import Envelope
+from mailpipe.errors import Rejected
+from mailpipe.reply import Reply
+from mailpipe.steps import processor
+
+
+@processor("gate")
+async def gate(batch: Batch[Envelope]) -> None:
+    if Path("closed").exists():
+        for position in range(len(batch)):
+            batch.fail(position, Rejected(Reply(550, "5.7.1", "closed")))
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_dead_letters_of_a_living_daemon(
+    workers: str, serve: Any, letter: Any, stored: Any, mailpipe: Any, tmp_path: Path
+) -> None:
+    """Listed beside it, tried again and dropped by it, whichever worker has them."""
+    text = CONFIG.replace("| sql", "| gate | sql") + '[processors.gate]\nuse = "my_gate:gate"\n'
+    (tmp_path / "mail.toml").write_text(text)
+    (tmp_path / "my_gate.py").write_text(STEP)
+    (tmp_path / "closed").touch()
+    path = os.pathsep.join(part for part in (str(tmp_path), os.environ.get("PYTHONPATH")) if part)
+    running = serve("-c", "mail.toml", "--workers", workers, env={"PYTHONPATH": path})
+    taken: dict[str, bytes] = {}
+    for number in range(6):  # a connection each, so that more than one worker gets some
+        taken |= send(running.port, [letter(number)])
+
+    def dead(*arguments: str) -> Any:
+        return mailpipe("dead", *arguments, "-c", "mail.toml")
+
+    wait_until(lambda: len(dead("list").stdout.splitlines()) == len(taken))
+    first, *others = taken
+    (tmp_path / "closed").unlink()
+    assert dead("drop", first).returncode == 0
+    told = dead("retry", *others)
+    assert told.returncode == 0, told.stderr
+
+    wait_until(lambda: len(stored(tmp_path / "data")) == len(others))
+    assert stored(tmp_path / "data") == {name: taken[name] for name in others}
+    assert dead("list").stdout == b""
+    assert running.stop() == 0
