@@ -115,7 +115,7 @@ async def listen(address: Address, mode: int) -> tuple[anyio.abc.Listener[Any], 
             return await anyio.create_unix_listener(address.path, mode=mode), address
         listener = await anyio.create_tcp_listener(local_host=address.host, local_port=address.port)
     except OSError as error:
-        raise BrokerOwned(str(address), error.strerror or type(error).__name__) from error
+        raise BrokerOwned(str(address), error.strerror or str(error)) from error
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
     return listener, attrs.evolve(address, port=port)
 

@@ -152,12 +152,21 @@ class Broker:
                 else:
                     port.deliverer.cancel()
         cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
-        if cancelled:
-            await self._group.__aexit__(kind, exc, trace)
-        else:
-            await self._group.__aexit__(None, None, None)
-        for port in self._ports.values():
-            port.change(gone=True)
+        try:
+            if cancelled:
+                await self._group.__aexit__(kind, exc, trace)
+            else:
+                await self._group.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            if exc is not None and not cancelled:
+                _LOG.exception("%r failed beside its block", self)
+                return
+            if len(group.exceptions) > 1:
+                raise
+            raise _only(group) from None  # what one SendFn raised beyond Exception leaves as itself
+        finally:
+            for port in self._ports.values():
+                port.change(gone=True)
 
     async def _open_topic(self, topic: Topic) -> None:
         for name in topic.options.subscriptions:
@@ -613,6 +622,13 @@ class Broker:
 
     def __repr__(self) -> str:
         return f"<Broker of {len(self._topics)} topics>"
+
+
+def _only(error: BaseException) -> BaseException:
+    """What is in a group of one, of one, of one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _check_topic(store: Store, name: str, options: TopicOptions) -> None:

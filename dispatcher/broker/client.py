@@ -96,7 +96,7 @@ class BrokerClient:
                 try:
                     stream = await self._address.connect()
                 except OSError as error:
-                    raise BrokerGone(str(self._address), error.strerror or type(error).__name__) from error
+                    raise BrokerGone(str(self._address), error.strerror or str(error)) from error
                 self._stream = stream
                 self._group.start_soon(self._read, stream)
             return self._stream

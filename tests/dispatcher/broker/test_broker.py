@@ -785,6 +785,23 @@ class TestDeliver:
         async with open_broker(t=ONE) as broker:
             assert await take(broker) == "1"
 
+    async def test_what_a_send_raises_beyond_exception_leaves_as_itself(self, open_broker: Open) -> None:
+        """It ends the broker; what was under way is not lost."""
+
+        class Stop(BaseException):
+            pass
+
+        async def stop(batch: Batch[Delivery]) -> None:
+            raise Stop
+
+        with pytest.raises(Stop), anyio.fail_after(20):
+            async with open_broker(t=ONE) as broker:
+                await broker.publish("t", messages("1"))
+                await broker.deliver("t", "s", stop, small())
+                await anyio.sleep_forever()
+        async with open_broker(t=ONE) as broker:
+            assert await take(broker) == "1"
+
     async def test_once_per_subscription(self, open_broker: Open) -> None:
         async with open_broker(t=ONE) as broker:
             first = await broker.deliver("t", "s", Gate(), small())
