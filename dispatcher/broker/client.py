@@ -106,9 +106,10 @@ class BrokerClient:
         try:
             while True:
                 for line in lines.feed(await stream.receive()):
-                    if isinstance(line, wire.Oversized):
-                        return
-                    self._take(json.loads(line))
+                    got = None if isinstance(line, wire.Oversized) else _parse(line)
+                    if got is None:
+                        return  # it is no broker, or not one of ours
+                    self._take(got)
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass
         finally:
@@ -239,6 +240,14 @@ class BrokerClient:
     async def resume(self, topic: str, subscription: str) -> None:
         """As `Broker.resume`."""
         await self.request("resume", topic=topic, subscription=subscription)
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        got = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return got if isinstance(got, dict) else None
 
 
 class ClientSubscription:

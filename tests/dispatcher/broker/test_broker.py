@@ -22,7 +22,7 @@ from dispatcher.broker import (
     UnknownSubscription,
     UnknownTopic,
 )
-from dispatcher.errors import ItemTooLarge
+from dispatcher.errors import ItemTooLarge, UnknownQueue
 from dispatcher.stores import Capabilities, MemoryStore, Shelf
 
 Open = Callable[..., AbstractAsyncContextManager[Broker]]
@@ -443,6 +443,7 @@ class TestCare:
             await broker.publish("t", messages("1"))
             assert await take(broker, "b") == "1"
             assert not got
+            assert await puller.poll() == []
             assert broker.paused("t", "a")
             broker.resume("t", "a")
             await until(lambda: got)
@@ -504,6 +505,23 @@ class TestCare:
             with pytest.raises(UnknownTopic):
                 await broker.publish("t", messages("1"))
             assert broker.topics == {}
+
+    async def test_a_publish_that_meets_a_removal_goes_to_the_others(self, time: Any) -> None:
+        """The queue is gone between the look at the subscriptions and the write."""
+
+        class Between(MemoryStore):
+            async def put(self, *args: Any, **more: Any) -> Any:
+                if "x" in broker.subscriptions("t"):
+                    await broker.remove_subscription("t", "x")
+                return await super().put(*args, **more)
+
+        topics = {"t": TopicOptions(subscriptions=("s", "x"))}
+        async with Between(clock=time) as store, Broker(store, topics) as broker:
+            assert (await broker.publish("t", messages("1"))).subscriptions == 1
+            assert await take(broker) == "1"
+            await store.remove("t/s")
+            with pytest.raises(UnknownQueue):
+                await broker.publish("t", messages("2"))
 
     async def test_a_publish_beside_a_removal_is_whole(self, open_broker: Open) -> None:
         """Nobody who stays misses a message because somebody goes."""
@@ -589,6 +607,30 @@ class TestBounds:
             assert done == ["34", "56"]
             with pytest.raises(ItemTooLarge):
                 await broker.publish("t", messages("123"))
+
+    async def test_a_small_one_does_not_overtake_a_large_one(self, open_broker: Open) -> None:
+        """Who waits for much room is not starved by those who need little."""
+        options = TopicOptions(subscriptions=("s",), bytes_max=3, full="block")
+        async with (
+            open_broker(t=options) as broker,
+            broker.subscribe("t", "s") as puller,
+            anyio.create_task_group() as group,
+        ):
+            await broker.publish("t", messages("1 2 3"))
+            got = await puller.receive()
+            group.start_soon(broker.publish, "t", messages("abc"))
+            for _ in range(5):
+                await anyio.sleep(0.002)
+            group.start_soon(broker.publish, "t", messages("x"))
+            await puller.ack(got[0])
+            for _ in range(10):
+                await anyio.sleep(0.002)
+            assert (await broker.counts("t", "s")).put == 3
+            await puller.ack(*got[1:])
+            got = await puller.receive()
+            assert words(got) == "abc"
+            await puller.ack(*got)
+            assert words(await puller.receive()) == "x"
 
     async def test_a_blocked_publish_that_is_cancelled_left_nothing(self, open_broker: Open) -> None:
         options = TopicOptions(subscriptions=("s",), bytes_max=2, full="block")
@@ -821,6 +863,25 @@ class TestDeliver:
             assert not gate.seen
             broker.resume("t", "s")
             await until(lambda: gate.seen)
+
+    async def test_a_removal_waits_for_its_sends_to_end(self, open_broker: Open) -> None:
+        started, ended = anyio.Event(), anyio.Event()
+
+        async def linger(batch: Batch[Delivery]) -> None:
+            started.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(0.02)
+                ended.set()
+
+        async with open_broker(t=ONE) as broker:
+            await broker.publish("t", messages("1"))
+            await broker.deliver("t", "s", linger, small())
+            await started.wait()
+            await broker.remove_subscription("t", "s")
+            assert ended.is_set()
 
     async def test_a_removed_subscription_ends_it(self, open_broker: Open) -> None:
         async with open_broker(t=ONE) as broker:
