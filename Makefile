@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+# Processes that share the tests; what is written for one clock or one server stays in one of them.
+WORKERS ?= 2
 ALL_EXTRAS := mail,postgres,mysql,redis,zstd,relay,msgspec
 
 # A step that fails half way must not look done next time.
@@ -14,7 +16,7 @@ run: .venv/.run
 	$(BIN)/mailpipe serve $(ARGS)
 
 test: .venv/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 fmt: .venv/.dev
 	$(BIN)/ruff format .

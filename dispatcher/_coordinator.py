@@ -58,6 +58,9 @@ class Blocked:
     def wake(self) -> None:
         """There is room, kept for this one, or the channel was closed; called once."""
 
+    def turn(self) -> None:
+        """Nobody who waited longer has yet to enter (`Coordinator.may_enter`), or the channel was closed."""
+
 
 class Coordinator(Generic[T]):
     """
@@ -323,6 +326,8 @@ class Coordinator(Generic[T]):
             del self._handed[blocked]
             self._reserved_items -= 1
             self._reserved_size -= blocked.size
+            if self._handed:
+                next(iter(self._handed)).turn()
         else:
             self._queue.pop(blocked, None)
 
@@ -585,6 +590,8 @@ class Coordinator(Generic[T]):
         queue, self._queue = self._queue, OrderedDict()
         for blocked in queue:
             blocked.wake()
+        for blocked in self._handed:
+            blocked.turn()
 
     def cancel(self, now: float) -> None:
         """Take no more, and drop what is with no SendFn; attempts that fail from here on are not repeated."""

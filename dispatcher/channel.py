@@ -154,6 +154,9 @@ class _BlockedSender(Blocked):
     def wake(self) -> None:
         wake(self.waiter)
 
+    def turn(self) -> None:
+        wake(self.waiter)
+
 
 class _Flush(Watch):
     __slots__ = ("waiter",)
@@ -518,9 +521,10 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         self._after(now)
         try:
             await blocked.waiter
-            # trio runs what is woken at once in any order.
+            # trio runs what is woken at once in any order; each sends for the next.
             while not core.may_enter(blocked):
-                await self._backend.pass_turn()
+                blocked.waiter = self._make_waiter()
+                await blocked.waiter
         except BaseException:
             core.unblock(blocked)
             core.hand_room()

@@ -371,7 +371,9 @@ class TestResults:
             assert await channel.call(5) == 25
 
     @pytest.mark.parametrize(
-        "results", ["ab", b"ab", {"a": 1, "b": 2}, [1], [1, 2, 3], 5, {1, 2}, iter([1, 2])], ids=repr
+        "results",
+        ["ab", b"ab", {"a": 1, "b": 2}, [1], [1, 2, 3], 5, {1, 2}, iter([1, 2])],
+        ids=["str", "bytes", "dict", "short", "long", "int", "set", "iterator"],
     )
     async def test_bad_results(self, results: Any, hooks: Any, law_1: Law1) -> None:
         """Fail the unmarked items with BadResults, not retried, for the work is done."""

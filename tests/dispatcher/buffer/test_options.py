@@ -55,7 +55,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "option", "rule"), REFUSED, ids=str)
+@pytest.mark.parametrize(("given", "option", "rule"), REFUSED)
 def test_refusal(given: dict[str, Any], option: str, rule: str) -> None:
     """Option, rule and the value got, as attributes and in the text."""
     with pytest.raises(OptionError) as caught:
