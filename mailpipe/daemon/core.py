@@ -15,6 +15,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -44,7 +45,7 @@ from mailpipe.daemon.events import (
 )
 from mailpipe.daemon.sockets import spell
 from mailpipe.gateway import DiskSpace, FileOutbox, Gateway, job_of
-from mailpipe.gateway.deadletters import act
+from mailpipe.gateway.deadletters import act, left_in
 from mailpipe.receivers.options import Listen
 from mailpipe.receivers.server import SmtpServer
 from mailpipe.runner import Chain
@@ -452,6 +453,9 @@ class Daemon:
                 opened[name] = _Open(gateway, effective)
                 self.events.publish(GatewayOpened(name=name))
             undo.pop_all()
+        for folder in await asyncio.to_thread(left_in, config.data / "spool", _spools(config)):
+            fields = {"folder": str(folder)}
+            log.error("mails wait in a journal that no gateway's spool reads", extra={"fields": fields})
         return opened
 
     def _make_gateway(self, config: Config, name: str, gateway: GatewayConfig) -> Gateway:
@@ -518,6 +522,10 @@ def _server(config: Config, server: ServerConfig, gateways: Mapping[str, _Open])
         return SmtpServer(server.options, gateways[server.gateway].gateway)
     except ValueError as error:  # its certificate was readable a moment ago
         raise ConfigError([Problem(config.file, "[[servers]]", "tls", str(error))]) from error
+
+
+def _spools(config: Config) -> frozenset[Path]:
+    return frozenset([config.spool_folder(name) for name, one in config.gateways.items() if one.spooling])
 
 
 async def _close_unused(gateway: Gateway) -> None:

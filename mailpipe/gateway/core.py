@@ -325,6 +325,12 @@ class Gateway:
             self._background.stop()
 
     def _give_up(self) -> None:
+        if self._journals is not None:
+            fields: dict[str, object] = {"gateway": self.name, "mails": len(self._followers)}
+            log.error(
+                "shutdown_timeout is over, and the journal's word is not there", extra={"fields": fields}
+            )
+            return
         live = self._channel.statistics().live
         fields = {"gateway": self.name, "mails": live}
         log.error("shutdown_timeout is over, mails are given up", extra={"fields": fields})

@@ -4,18 +4,18 @@ Dead letters of journals: looked at beside a living daemon, tried again or dropp
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
 
-from dispatcher.errors import CodecError
+from dispatcher.errors import CodecError, StoreError
 from dispatcher.stores import Peeked, Shelf, SQLiteView
 from mailpipe.gateway.journal import QUEUE, JournalStore, head_of
 from mailpipe.gateway.spooling import claim
 
-__all__ = ["Deed", "SpooledLetter", "act", "act_alone", "letters_in"]
+__all__ = ["Deed", "SpooledLetter", "act", "act_alone", "left_in", "letters_in"]
 
 Deed = Literal["retry", "drop"]
 SHELVES = (Shelf.DEAD, Shelf.QUARANTINED)
@@ -67,6 +67,29 @@ def letters_in(folder: Path) -> Iterator[SpooledLetter]:
                     after = page[-1].cursor
                     for one in page:
                         yield _letter(journal, one)
+
+
+def left_in(spools: Path, known: Collection[Path]) -> list[Path]:
+    """
+    The journals with live mails (or unreadable) that nobody will deliver.
+
+    Args:
+        spools: Where gateways have their journals by default.
+
+        known: The folders of the gateways that spool.
+    """
+    left = []
+    for journal in sorted(spools.glob("*/*/queue.db")):
+        if journal.parent.parent in known:
+            continue
+        try:
+            with SQLiteView(journal) as view:
+                waiting = QUEUE in view.queues() and view.counts(QUEUE).live.items > 0
+        except StoreError:
+            waiting = True  # nobody can tell that it is empty
+        if waiting:
+            left.append(journal.parent)
+    return left
 
 
 def _letter(journal: Path, one: Peeked) -> SpooledLetter:

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -61,7 +62,7 @@ class SpoolStatistics:
 
 def claim(folder: Path) -> int | None:
     """
-    Lock a journal's folder; None if a living process has it.
+    Lock a journal's folder; None if a living process has it, or it is gone.
 
     Returns:
         A descriptor; closing it gives the folder back.
@@ -69,10 +70,16 @@ def claim(folder: Path) -> int | None:
     Raises:
         OSError: If the lock's file cannot be made.
     """
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None  # its adopter has just removed it
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if not os.path.samestat(os.fstat(descriptor), (folder / "lock").stat()):
+            os.close(descriptor)
+            return None
+    except (BlockingIOError, FileNotFoundError):
         os.close(descriptor)
         return None
     except BaseException:
@@ -136,7 +143,7 @@ class Journal:
         )
         self._again_chain = bool(chain.plan.stream or chain.plan.envelope)
         self._coming = 0
-        self._opened = False
+        self._opened = self._unneeded = False
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
@@ -175,6 +182,9 @@ class Journal:
                     opened.set_result(None)
                     self._opened = True
                     await self._closing.wait()
+            if self._unneeded:
+                # Under its lock: whoever waits for that sees that the folder is gone.
+                await asyncio.to_thread(shutil.rmtree, self.folder)
         except Exception as error:
             if opened.done():
                 raise
@@ -203,6 +213,16 @@ class Journal:
                 raise
             self.channel.cancel()
             await self._task
+
+    async def empty(self) -> bool:
+        """Whether there is nothing in it, dead letters included."""
+        counts = await self.channel.counts()
+        return not (counts.live.items or counts.dead.items or counts.quarantined.items)
+
+    async def remove(self) -> None:
+        """Close it and delete its folder; for one that takes no mail and is `empty`."""
+        self._unneeded = True
+        await self.aclose(asyncio.get_running_loop().time() + 5.0)
 
     def full(self, size: int) -> bool:
         """Whether *size* octets more are too many."""
@@ -289,6 +309,11 @@ class Journal:
             except Answer as answer:
                 fields = {"queue_id": mail.queue_id, "answer": str(answer)}
                 log.warning("a step would answer otherwise than before the 250", extra={"fields": fields})
+            except Exception:
+                # One unreadable mail fails no batch: the step that needs its body fails on it alone.
+                taps.abort()
+                fields = {"queue_id": mail.queue_id}
+                log.exception("a mail's steps cannot run again", extra={"fields": fields})
             except BaseException:
                 taps.abort()
                 raise
@@ -400,7 +425,9 @@ class Spooling:
             )
             for end in ends:
                 if isinstance(end, BaseException):
-                    raise end
+                    # What it holds it still holds: the next start goes on from there.
+                    fields = {"gateway": self._name}
+                    log.error("a journal did not end well", exc_info=end, extra={"fields": fields})
 
     def _orphans(self) -> Iterator[Journal]:
         """Journals of the folder that nobody has, each locked when it is asked for."""
@@ -423,6 +450,10 @@ class Spooling:
         while True:
             await asyncio.sleep(_LOOK_EVERY)
             try:
+                for journal in list(self.adopted):
+                    if await journal.empty():
+                        self.adopted.remove(journal)
+                        await journal.remove()
                 for journal in self._orphans():
                     await journal.start()
                     self.adopted.append(journal)

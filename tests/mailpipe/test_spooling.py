@@ -15,6 +15,7 @@ from mailpipe.config import GatewayConfig, RetryConfig, SpoolConfig
 from mailpipe.envelope import Envelope, Recipient, Session
 from mailpipe.errors import Deferred, Rejected
 from mailpipe.gateway import DiskSpace, Gateway
+from mailpipe.gateway.deadletters import left_in
 from mailpipe.gateway.journal import INLINE_MAX, QUEUE, head_of
 from mailpipe.gateway.spooling import claim
 from mailpipe.reply import STORE_FULL, Reply
@@ -350,3 +351,61 @@ class TestJournals:
         await house.start()
 
         assert house.files() == [name]
+
+    async def test_an_empty_adopted_journal_is_removed(
+        self, house: House, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else every reload left one more; the one that takes mail stays."""
+        monkeypatch.setattr("mailpipe.gateway.spooling._LOOK_EVERY", 0.02)
+        gateways = [await house.start(), await house.start()]
+        for gateway in gateways:
+            await house.stop(gateway)
+        gateway = await house.start()
+
+        await until(lambda: os.listdir(house.data / "spool" / "g") == ["0"])
+        assert (await sent(gateway))[1].positive
+
+    async def test_one_whose_process_ends_is_adopted_meanwhile(
+        self, house: House, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its mails do not wait for a restart."""
+        monkeypatch.setattr("mailpipe.gateway.spooling._LOOK_EVERY", 0.02)
+        store.act = down
+        first = await house.start()
+        name, _ = await sent(first)
+        await house.start()
+        await house.stop(first)
+        store.act = None
+
+        await until(lambda: [one[0] for one in store.kept] == [name])
+
+    async def test_a_lost_body_fails_its_own_mail_alone(self, house: House, store: Store) -> None:
+        """The others of its batch are delivered."""
+        store.act = down
+        gateway = await house.start("hasher | store")
+        lost, _ = await sent(gateway, LARGE)
+        good, _ = await sent(gateway, SMALL)
+        await house.stop(gateway)
+        (house.data / "spool" / "g" / "0" / "bodies" / lost).unlink()
+
+        async def read(batch: Any) -> None:
+            for envelope in batch:
+                b"".join(envelope.body.chunks())
+
+        store.act = read
+        await house.start("hasher | store")
+        await until(lambda: store.kept and house.lying(Shelf.DEAD))
+
+        assert [one[0] for one in store.kept] == [good]
+        assert house.lying(Shelf.DEAD)[0][0]["name"] == lost
+
+    async def test_mails_that_no_gateway_reads_are_found(self, house: House, store: Store) -> None:
+        """A spool turned off, a gateway renamed: the daemon says so at its start."""
+        store.act = down
+        gateway = await house.start()
+        await sent(gateway)
+        await house.stop(gateway)
+        spools = house.data / "spool"
+
+        assert left_in(spools, []) == [spools / "g" / "0"]
+        assert left_in(spools, [spools / "g"]) == []
