@@ -12,7 +12,7 @@ import pytest
 from dispatcher.stores import Shelf, SQLiteView
 from mailpipe.bodies import Spool, SpoolOptions
 from mailpipe.config import GatewayConfig, RetryConfig, SpoolConfig
-from mailpipe.envelope import Envelope, Recipient, Session
+from mailpipe.envelope import Envelope, MemoryBody, Recipient, Session
 from mailpipe.errors import Deferred, Rejected
 from mailpipe.gateway import DiskSpace, Gateway
 from mailpipe.gateway.deadletters import left_in
@@ -201,6 +201,19 @@ class TestOutage:
 
         assert store.seen[0].values["size-of"] == len(LARGE)
         assert "sha256" in store.seen[0].hashes
+
+    async def test_copies_outlive_the_session(self, house: House, store: Store) -> None:
+        """They may be views of the received body, which is the session's: made again of the journal's."""
+
+        @processor("upper", writes=("upper",))
+        def upper(envelope: Envelope) -> None:
+            envelope.copies["upper"] = MemoryBody(b"".join(envelope.body.chunks()).upper())
+
+        gateway = await house.start("upper | store", {"upper": upper})
+        await sent(gateway)
+        await until(lambda: store.kept)
+
+        assert store.seen[0].copies["upper"].read() == SMALL.upper()
 
 
 class TestRefusals:
