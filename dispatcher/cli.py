@@ -135,8 +135,15 @@ def _ls(asked: argparse.Namespace) -> None:
 def _peek(asked: argparse.Namespace) -> None:
     address = _address(asked.store)
     if address is not None:
-        fields = {"queue": asked.queue, "shelf": asked.shelf, "limit": asked.limit, "after": asked.after}
-        found = _ask(address, "peek", **fields)["messages"]
+        found: list[dict[str, Any]] = []
+        after = asked.after
+        while len(found) < asked.limit:  # large ones come in several answers
+            fields = {"queue": asked.queue, "shelf": asked.shelf, "after": after}
+            page = _ask(address, "peek", limit=asked.limit - len(found), **fields)["messages"]
+            if not page:
+                break
+            found += page
+            after = page[-1]["cursor"]
     else:
         with SQLiteView(asked.store) as view:
             peeked = view.peek(asked.queue, asked.limit, shelf=Shelf(asked.shelf), after=asked.after)

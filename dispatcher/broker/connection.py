@@ -16,7 +16,7 @@ from dispatcher.broker.message import Delivery
 from dispatcher.broker.options import SubscribeOptions
 from dispatcher.broker.subscription import Subscription
 from dispatcher.errors import StoreError
-from dispatcher.stores.base import Shelf
+from dispatcher.stores.base import Peeked, Shelf
 
 __all__ = ["Connection", "ServerOptions"]
 
@@ -244,7 +244,17 @@ class Connection:
         return {"queues": {name: wire.counts_to(await store.counts(name)) for name in await store.queues()}}
 
     async def _peek(self, queue: str, shelf: str, limit: int, after: str | None) -> dict[str, Any]:
-        found = await self._broker.store.peek(queue, limit, shelf=Shelf(shelf), after=after)
+        store = self._broker.store
+        found: list[Peeked] = []
+        size = 0
+        while len(found) < limit and size < self._options.line_bytes_max // 2:
+            # A few at a time, for an answer is one line, and lines are bounded.
+            page = await store.peek(queue, min(limit - len(found), 10), shelf=Shelf(shelf), after=after)
+            if not page:
+                break
+            found += page
+            after = page[-1].cursor
+            size += sum(len(one.payload) for one in page)
         return {"messages": [wire.peeked_to(one) for one in found]}
 
     async def _retry(self, queue: str, ids: Sequence[str] | None, shelf: str) -> dict[str, Any]:

@@ -100,8 +100,11 @@ class _Pusher:
         stream: anyio.abc.ByteStream,
         serve: Callable[[Connection, Subscription], Awaitable[None]],
     ) -> None:
+        options = self.push.options
+        if options.batch_bytes_max is None:  # a push is a line, and lines are bounded
+            options = attrs.evolve(options, batch_bytes_max=self._options.line_bytes_max // 2)
         try:
-            puller = self._broker.subscribe(self._topic, self._name, self.push.options)
+            puller = self._broker.subscribe(self._topic, self._name, options)
         except (LookupError, BrokerClosed):
             await anyio.aclose_forcefully(stream)
             return

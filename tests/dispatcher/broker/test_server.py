@@ -226,6 +226,29 @@ class TestRequests:
             async with client.subscribe("t", "s") as puller:
                 assert [one.payload for one in await puller.receive()] == payloads
 
+    async def test_answers_and_pushes_are_bounded_too(self, tmp_path: Path) -> None:
+        """Many large messages come in several lines, none of them lost."""
+        there = Listener(tmp_path / "s.sock")
+        async with (
+            serving(tmp_path) as served,
+            served.client() as client,
+            anyio.create_task_group() as group,
+        ):
+            await served.broker.publish("t", [Message(b"%04d" % n * 100) for n in range(30)])
+            seen: list[str] = []
+            after = None
+            while page := (await client.request("peek", queue="t/s", after=after))["messages"]:
+                assert len(page) <= 10
+                seen += [one["payload"] for one in page]
+                after = page[-1]["cursor"]
+            assert len(seen) == 30
+            await group.start(there.run)
+            served.server.push({("t", "s"): Push(Address.parse(f"unix:{there.path}"))})
+            await until(lambda: len(there.seen) == 30)
+            assert there.seen == seen
+            assert max(there.batches) <= 2
+            group.cancel_scope.cancel()
+
     async def test_trouble_of_the_store_is_not_told_to_strangers(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
