@@ -7,15 +7,16 @@ worker should take, a moment at which to be woken (`outlook`). Steps that hand r
 blocked sender or an outcome to a receipt do so through `Blocked.wake` and `Ticket.settle`, which only
 schedule. Refusals are returned; the shell raises.
 
-Room. `room` is how many items may be appended with `append`, unasked. It is 0 whenever something has to
-be looked at: there is no open batch yet, the next item would be its last, the buffer would be full,
-somebody waits, or an option needs to see every item. What was granted and used up counts as accepted.
+Room. While `items` is shorter than `limit`, an item may be appended to it, unasked. `limit` is 0 whenever
+something has to be looked at: there is no open batch yet, the next item would be its last, the buffer
+would be full, somebody waits, or an option needs to see every item. What was appended counts as accepted.
+(A list's own length and append are the two quickest things there are; a countdown costs a third more.)
 """
 
 import math
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic
 
@@ -80,13 +81,13 @@ class Coordinator(Generic[T]):
 
     __slots__ = (
         "_accepted",
+        "_base",
         "_batch_room",
         "_blocking",
         "_bounds",
         "_bounds_items",
         "_coalesce_by",
         "_cut_since_yield",
-        "_granted",
         "_handed",
         "_heartbeat_every",
         "_hold_until",
@@ -94,6 +95,7 @@ class Coordinator(Generic[T]):
         "_item_size",
         "_item_size_limit",
         "_max_leases",
+        "_nothing",
         "_policy",
         "_queue",
         "_reserved_items",
@@ -102,16 +104,16 @@ class Coordinator(Generic[T]):
         "_wanted",
         "_yielded_at",
         "acquiring",
-        "append",
         "buffer",
         "cancelled",
         "closed",
         "expiring",
         "faults",
         "halted",
+        "items",
+        "limit",
         "limited",
         "per_item",
-        "room",
         "token",
     )
 
@@ -144,9 +146,10 @@ class Coordinator(Generic[T]):
         )
         """Every item needs a ticket."""
 
-        self.room = 0
-        self._granted = 0
-        self.append: Callable[[T], None] = _no_room
+        self._nothing: list[T] = []
+        self.items = self._nothing
+        self.limit = 0
+        self._base = 0
         self._accepted = 0
         self._yielded_at = 0
         self._cut_since_yield = False
@@ -251,7 +254,7 @@ class Coordinator(Generic[T]):
             accepted_at: When it was accepted, if that was earlier (it comes out of a store).
         """
         buffer = self.buffer
-        if self._granted:
+        if self.limit:
             self._revoke()
         if not self._blocking and not self._unbounded and not self._fits(*self._needs(ticket)):
             self._expire(now)
@@ -271,13 +274,13 @@ class Coordinator(Generic[T]):
 
     def _revoke(self) -> None:
         """Take the unused room back; before anything that may change the open batch."""
-        self._accepted += self._granted - self.room
-        self._granted = self.room = 0
-        self.append = _no_room
+        self._accepted += len(self.items) - self._base
+        self.items = self._nothing
+        self.limit = self._base = 0
 
     def _grant(self) -> None:
         """Let items be appended unasked, as many as nothing has to be looked at for."""
-        if self._granted:
+        if self.limit:
             self._revoke()
         lot = self.buffer.open
         if lot is None or self.per_item or self._queue or self._handed or self.closed:
@@ -290,8 +293,14 @@ class Coordinator(Generic[T]):
             if free < room:
                 room = int(free)
         if room > 0:
-            self._granted = self.room = room if room < YIELD_EVERY else YIELD_EVERY
-            self.append = lot.items.append
+            self.items = lot.items
+            self._base = len(lot.items)
+            self.limit = self._base + (room if room < YIELD_EVERY else YIELD_EVERY)
+
+    @property
+    def room(self) -> int:
+        """How many items may be appended unasked."""
+        return self.limit - len(self.items)
 
     @property
     def yield_owed(self) -> bool:
@@ -306,7 +315,7 @@ class Coordinator(Generic[T]):
     @property
     def accepted(self) -> int:
         """Items taken so far."""
-        return self._accepted + self._granted - self.room
+        return self._accepted + len(self.items) - self._base
 
     # Senders that wait
 
@@ -418,7 +427,7 @@ class Coordinator(Generic[T]):
             return None
         if self.expiring:
             self._expire(now)
-        if self._granted:
+        if self.limit:
             self._revoke()
         lot = buffer.next_due(now, early=self._wanted or bool(self._queue))
         if lot is None and self._heartbeat_every is not None and self._heartbeat_at() <= now:
@@ -565,7 +574,7 @@ class Coordinator(Generic[T]):
             self._idle_since = now
         if self._queue:
             self.hand_room()
-        if self.room == 0 and self.buffer.open is not None:
+        if len(self.items) >= self.limit and self.buffer.open is not None:
             self._grant()
 
     # Ends
@@ -669,11 +678,6 @@ def asked_for(error: BaseException) -> float | None:
         found = [seconds for leaf in error.exceptions if (seconds := asked_for(leaf)) is not None]
         return max(found, default=None)
     return None
-
-
-def _no_room(item: object) -> None:
-    msg = f"appended {item!r} without room"
-    raise AssertionError(msg)
 
 
 def _wants_results(batch: Batch[Any]) -> bool:

@@ -375,9 +375,9 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
                 wait inside the channel's own SendFn.
         """
         core = self._core
-        if core.room:
-            core.room -= 1
-            core.append(item)
+        items = core.items
+        if len(items) < core.limit:
+            items.append(item)
             return
         await self._enter(item, None)
 
@@ -391,9 +391,9 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
             AddError, anyio.ClosedResourceError, ChannelMisuse: As `send`.
         """
         core = self._core
-        if core.room:
-            core.room -= 1
-            core.append(item)
+        items = core.items
+        if len(items) < core.limit:
+            items.append(item)
             return
         self._enter_nowait(item, None)
 
@@ -401,7 +401,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         """As `send`, with a receipt."""
         receipt: Receipt[R] = Receipt(self)
         core = self._core
-        if core.room:
+        if len(core.items) < core.limit:
             self._append(item, receipt)
         else:
             await self._enter(item, receipt)
@@ -411,7 +411,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         """As `send_nowait`, with a receipt."""
         receipt: Receipt[R] = Receipt(self)
         core = self._core
-        if core.room:
+        if len(core.items) < core.limit:
             self._append(item, receipt)
         else:
             self._enter_nowait(item, receipt)
@@ -452,8 +452,7 @@ class Channel(anyio.abc.UnreliableObjectSendStream[T], Generic[T, R]):
         """The short way in for an item with a receipt; there has to be room."""
         core = self._core
         lot = core.buffer.open
-        assert lot is not None  # room says so
-        core.room -= 1
+        assert lot is not None  # its list is core.items
         items, tickets = lot.items, lot.tickets
         if len(tickets) != len(items):
             lot.pad()

@@ -415,7 +415,7 @@ class DurableChannel(Generic[T, R]):
         inner = self._inner
         core = inner._core  # noqa: SLF001
         self._check_open()
-        if not self._journal and core.room and not (self._in_order and self._backlog):
+        if not self._journal and len(core.items) < core.limit and not (self._in_order and self._backlog):
             ticket.item = item
             inner._append(item, ticket)  # noqa: SLF001
             self._tally["accepted"] += 1

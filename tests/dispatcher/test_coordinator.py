@@ -109,18 +109,13 @@ class TestRoom:
         core = Core(batch_items_max=10)
         core.put("a")
         for item in "bcd":
-            core.it.room -= 1
-            core.it.append(item)
+            core.it.items.append(item)
         assert core.it.statistics().accepted == 4
         core.it.cut(0.0)
 
         assert core.it.room == 0
         assert core.it.statistics().accepted == 4
         assert core.take().items == ("a", "b", "c", "d")
-
-    def test_that_is_not_there_cannot_be_appended_to(self) -> None:
-        with pytest.raises(AssertionError, match="appended 'a' without room"):
-            Core().it.append("a")
 
     @pytest.mark.parametrize("end", ["close", "cancel", "block"])
     def test_is_taken_back(self, end: str) -> None:

@@ -193,9 +193,8 @@ class Laws(RuleBasedStateMachine):
             assert model.fits(item, self.now), "room was granted though the buffer is full"
             assert model.open is not None
             assert len(model.open.items) + 1 < model.items_max, "room was granted for a batch's last item"
-            core.room -= 1
             if item.ticket is None:
-                core.append(item)
+                core.items.append(item)
             else:  # as Channel._append
                 lot = core.buffer.open
                 assert lot is not None
