@@ -20,6 +20,9 @@ from typing import Any
 
 from benchmarks.measure import Row, Sides, Unavailable, at_least, at_most
 from benchmarks.servers import folder
+from dispatcher import Batch, BlockNewItems, ChannelOptions, DurableChannel
+from dispatcher.broker import Broker, Message, TopicOptions
+from dispatcher.codecs import Bytes
 from dispatcher.stores import Record, SQLiteStore
 
 __all__ = ["ROWS"]
@@ -89,6 +92,76 @@ async def _publish(path: Path, count: int) -> None:
             await store.put([Record(PAYLOAD) for _ in range(PUBLISHED)], ["a", "b"])
             for queue in ("a", "b"):
                 await _take_all(store, queue, PUBLISHED, PUBLISHED)
+
+
+async def _durable_journal(path: Path, count: int) -> None:
+    """A hundred tasks send through a journal, until everything is delivered and acked."""
+
+    async def nothing(batch: Batch[bytes]) -> None:
+        """Deliver."""
+
+    options = ChannelOptions[bytes](batch_age_max=0)
+    async with (
+        SQLiteStore(path) as store,
+        DurableChannel(nothing, store, mode="journal", codec=Bytes(), options=options) as channel,
+    ):
+
+        async def produce(share: int) -> None:
+            for _ in range(share):
+                await channel.send(PAYLOAD)
+
+        await asyncio.gather(*(produce(count // TASKS) for _ in range(TASKS)))
+        await channel.flush()
+        _whole((await channel.counts()).acked, count // TASKS * TASKS)
+
+
+async def _durable_overflow(path: Path, count: int) -> None:
+    """Memory is full and stays so: everything else goes to the disk, and comes back when it may."""
+    gate = asyncio.Event()
+    delivered = 0
+
+    async def wait(batch: Batch[bytes]) -> None:
+        nonlocal delivered
+        await gate.wait()
+        delivered += len(batch)
+
+    options = ChannelOptions[bytes](batch_age_max=0, full_behavior=BlockNewItems(BATCH))
+    async with (
+        SQLiteStore(path, "os") as store,
+        DurableChannel(wait, store, codec=Bytes(), options=options) as channel,
+    ):
+        for _ in range(count + BATCH):
+            await channel.send(PAYLOAD)
+        gate.set()
+        await channel.flush()
+        _whole(channel.statistics().read_back, count)
+        _whole(delivered, count + BATCH)
+
+
+async def _broker(path: Path, count: int) -> None:
+    """Fifty at a time to two subscriptions, pulled and acked as they come, everything synced."""
+    topics = {"t": TopicOptions(subscriptions=("a", "b"))}
+    async with SQLiteStore(path) as store, Broker(store, topics) as broker:
+
+        async def pull(name: str) -> None:
+            left = count
+            async with broker.subscribe("t", name) as subscription:
+                while left:
+                    batch = await subscription.receive()
+                    await subscription.ack(*batch)
+                    left -= len(batch)
+
+        async def publish() -> None:
+            for _ in range(count // PUBLISHED):
+                await broker.publish("t", [Message(PAYLOAD)] * PUBLISHED)
+
+        await asyncio.gather(publish(), pull("a"), pull("b"))
+
+
+def _whole(got: int, wanted: int) -> None:
+    if got != wanted:
+        msg = f"{got} of {wanted} arrived"
+        raise RuntimeError(msg)
 
 
 def _one_transaction_each(where: Path, count: int) -> float:
@@ -279,6 +352,42 @@ ROWS = (
         bar=at_least(12),
         turns=9,
         open=partial(_beside, _publish, 5_000, _one_transaction_each, 200),
+    ),
+    Row(
+        name="durable-journal",
+        what="DurableChannel, journal: 100 tasks send one at a time, until delivered and acked, all synced",
+        yardstick="one synced SQLite transaction per put and per ack",
+        unit="items/s",
+        bar=at_least(12),
+        turns=9,
+        open=partial(_beside, _durable_journal, 5_000, _one_transaction_each, 200),
+    ),
+    Row(
+        name="durable-overflow-persist-queue",
+        what="DurableChannel, overflow: written to disk, read back and delivered, not synced",
+        yardstick="persist-queue's SQLiteAckQueue",
+        unit="items/s",
+        bar=at_least(3),
+        turns=9,
+        open=partial(_beside, _durable_overflow, 10_000, _persist_queue, 200),
+    ),
+    Row(
+        name="durable-overflow-litequeue",
+        what="DurableChannel, overflow: written to disk, read back and delivered, not synced",
+        yardstick="litequeue",
+        unit="items/s",
+        bar=at_least(3),
+        turns=9,
+        open=partial(_beside, _durable_overflow, 10_000, _litequeue, 1_000),
+    ),
+    Row(
+        name="broker-publish",
+        what="Broker: 50 at a time to two subscriptions, pulled and acked, all synced",
+        yardstick="one synced SQLite transaction per put and per ack",
+        unit="items/s",
+        bar=at_least(12),
+        turns=9,
+        open=partial(_beside, _broker, 5_000, _one_transaction_each, 200),
     ),
     Row(
         name="store-first-lease",

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import attrs
@@ -44,6 +45,11 @@ def _flag(instance: object, attribute: "attrs.Attribute[Any]", value: object) ->
         raise OptionError(option=attribute.name, rule="has to be true or false", value=value)
 
 
+def _names(value: Iterable[str]) -> tuple[str, ...]:
+    # Not the class tuple itself, whose signature tells a type checker nothing.
+    return tuple(value)
+
+
 @attrs.frozen(kw_only=True)
 class TopicOptions:
     """
@@ -80,7 +86,7 @@ class TopicOptions:
         OptionError: If a value breaks its rule.
     """
 
-    subscriptions: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    subscriptions: tuple[str, ...] = attrs.field(default=(), converter=_names)
     ack_timeout: float | None = attrs.field(default=30.0, validator=_seconds)
     max_attempts: int | None = attrs.field(default=10, validator=_whole_or_none)
     priorities: int = attrs.field(default=1, validator=_whole)
