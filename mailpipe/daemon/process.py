@@ -109,12 +109,7 @@ def _parent(workers: Workers) -> Callable[[LogWriter], Coroutine[Any, Any, int]]
     async def main(writer: LogWriter) -> int:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-
-        def asked_to_stop(number: int) -> None:
-            if stop.is_set():
-                workers.kill()
-            log.info("stopping", extra={"fields": {"signal": signal.Signals(number).name}})
-            stop.set()
+        asked_to_stop = _Stop(stop.set, workers.kill, loop.time)
 
         async def reload() -> Reloaded:
             return Reloaded(changes=await workers.reload())
@@ -212,6 +207,10 @@ def _logging(config: Config) -> Iterator[LogWriter]:
         writer.close()
 
 
+SAME_WISH = 1.0
+"""Seconds after the first SIGTERM or SIGINT in which another one asks for nothing more."""
+
+
 async def _serve(daemon: Daemon, writer: LogWriter, *, name: str = CONTROL_NAME) -> int:
     loop = asyncio.get_running_loop()
 
@@ -234,9 +233,10 @@ async def _serve(daemon: Daemon, writer: LogWriter, *, name: str = CONTROL_NAME)
         daemon.subscribe(Listening, _say_listening)
         loop.add_signal_handler(signal.SIGHUP, reloads.start)
         loop.add_signal_handler(signal.SIGUSR1, writer.reopen)
-        loop.add_signal_handler(signal.SIGTERM, _asked_to_stop, daemon, signal.SIGTERM, writer)
+        stop = _Stop(daemon.request_stop, lambda: _leave(writer), loop.time)
+        loop.add_signal_handler(signal.SIGTERM, stop, signal.SIGTERM)
         # A terminal's ^C reaches workers too, whose parent will tell them.
-        interrupt = (_asked_to_stop, daemon, signal.SIGINT, writer) if name == CONTROL_NAME else (_ignored,)
+        interrupt = (stop, signal.SIGINT) if name == CONTROL_NAME else (_ignored,)
         loop.add_signal_handler(signal.SIGINT, *interrupt)
         await daemon.start()
         notify("READY=1\nSTATUS=accepting mail")
@@ -255,12 +255,31 @@ def _ignored() -> None:
     pass
 
 
-def _asked_to_stop(daemon: Daemon, number: int, writer: LogWriter) -> None:
-    if daemon.stopping:
-        log.warning("stopped by a second signal")
-        _leave(writer)
-    log.info("stopping", extra={"fields": {"signal": signal.Signals(number).name}})
-    daemon.request_stop()
+class _Stop:
+    """
+    Asks for the end at the first SIGTERM or SIGINT, and for an end at once at a later one.
+
+    One wish may come twice: to the whole process group, and from a parent (``make``, a shell's job
+    control) that passes it on. So a second signal within `SAME_WISH` is the first one over again.
+    """
+
+    def __init__(
+        self, ask: Callable[[], object], hurry: Callable[[], object], clock: Callable[[], float]
+    ) -> None:
+        self._ask = ask
+        self._hurry = hurry
+        self._clock = clock
+        self._asked_at: float | None = None
+
+    def __call__(self, number: int) -> None:
+        now = self._clock()
+        if self._asked_at is None:
+            self._asked_at = now
+            log.info("stopping", extra={"fields": {"signal": signal.Signals(number).name}})
+            self._ask()
+        elif now - self._asked_at >= SAME_WISH:
+            log.warning("stopped by a second signal")
+            self._hurry()
 
 
 def _leave(writer: LogWriter) -> None:

@@ -201,6 +201,8 @@ class TestStop:
         assert client.getreply()[0] == 354
         client.send(b"Subject: half\r\n\r\none\r\n")
         running.process.send_signal(number)
+        # The same wish over again, as from make and from a shell; of the other kind, for two alike may be one.
+        running.process.send_signal(signal.SIGTERM if number == signal.SIGINT else signal.SIGINT)
         wait_refused(running.port)
         client.send(b"two\r\n.\r\n")
         code, text = client.getreply()
