@@ -1,5 +1,5 @@
 """
-``python -m benchmarks list`` and ``python -m benchmarks run [NAME…]``.
+Measure, keep, compare and draw: ``python -m benchmarks list | run | compare | table | plot``.
 """
 
 import argparse
@@ -11,19 +11,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import bounds, channel, mail, stores
-from benchmarks.measure import Result, Row, Unavailable, subject_first, summarise
-from benchmarks.report import as_json, as_table, listing, number
+from benchmarks.compare import Verdict, changes, notes
+from benchmarks.compare import as_table as as_comparison
+from benchmarks.measure import GROUPS, Result, Row, Unavailable, subject_first, summarise
+from benchmarks.plot import NotDrawn, draw
+from benchmarks.progress import Lines, Progress, shown
+from benchmarks.report import as_markdown, as_table, listing, number
+from benchmarks.results import NotOurs, Run, as_json, read
 
 __all__ = ["main", "measure"]
 
 ROWS: tuple[Row, ...] = (*channel.ROWS, *stores.ROWS, *mail.ROWS, *bounds.ROWS)
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 -- progress belongs beside the table, not in it
+def _print(text: str) -> None:
+    print(text)  # noqa: T201 -- the command's output
 
 
-def measure(row: Row, *, scale: float = 1.0, turns: int | None = None) -> Result:
+def _refuse(text: str) -> SystemExit:
+    print(text, file=sys.stderr)  # noqa: T201 -- as argparse says what is wrong
+    return SystemExit(2)
+
+
+def measure(
+    row: Row, *, scale: float = 1.0, turns: int | None = None, progress: Progress | None = None
+) -> Result:
     """
     Run one row: a warm-up of each side, then the pairs.
 
@@ -34,76 +46,185 @@ def measure(row: Row, *, scale: float = 1.0, turns: int | None = None) -> Result
 
         turns: Pairs to measure; None for the row's own number.
 
+        progress: Is told of each pair.
+
     Raises:
         Unavailable: If the row cannot run here.
     """
+    told = progress if progress is not None else Lines()
     mine: list[float] = []
     theirs: list[float] = []
+    count = row.turns if turns is None else turns
+    told.begin(row.name, row.what, count)
     with row.open(scale) as sides:
         pairs = [(sides.subject, mine)]
         if sides.yardstick is not None:
             pairs.append((sides.yardstick, theirs))
         for side, _ in pairs:
             side()
-        count = row.turns if turns is None else turns
         for turn in range(count):
             for side, samples in pairs if subject_first(turn) else reversed(pairs):
                 gc.collect()
                 samples.append(side())
-            shown = " against ".join(number(samples[-1]) for _, samples in pairs)
-            _say(f"  {row.name} {turn + 1}/{count}: {shown} {row.unit}")
+            figures = " against ".join(number(samples[-1]) for _, samples in pairs)
+            told.turned(row.name, turn + 1, count, f"{figures} {row.unit}")
     return summarise(row, mine, theirs)
+
+
+def _processor() -> str:
+    """The processor's name, without which two virtual machines look alike."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "not told"
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "not told"
+    )
 
 
 def _machine() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
+        "processor": _processor(),
         "processors": str(os.cpu_count()),
     }
 
 
-def _chosen(names: Sequence[str]) -> list[Row]:
-    known = {row.name: row for row in ROWS}
-    unknown = [name for name in names if not any(row.startswith(name) for row in known)]
+def _chosen(names: Sequence[str], groups: Sequence[str]) -> list[Row]:
+    """
+    Rows by name, by the beginning of a name, or by group.
+
+    A whole name is that row alone: many a row has the beginning of its name from another.
+    """
+    if "all" in names:
+        return list(ROWS)
+    exact = {row.name for row in ROWS}
+    unknown = [name for name in names if not any(row.name.startswith(name) for row in ROWS)]
     if unknown:
-        _say(f"no benchmark is called {', '.join(unknown)}; `list` shows them")
-        raise SystemExit(2)
-    return [row for row in ROWS if not names or any(row.name.startswith(name) for name in names)]
+        msg = f"no benchmark is called {', '.join(unknown)}; `list` shows them"
+        raise _refuse(msg)
+    wanted = groups or ([] if names else ["core"])
+    return [
+        row
+        for row in ROWS
+        if row.group in wanted
+        or any(row.name == name if name in exact else row.name.startswith(name) for name in names)
+    ]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 1 if a row failed, or a bar was missed under ``--strict``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    commands = parser.add_subparsers(dest="command")
-    commands.add_parser("list", help="what there is")
-    run = commands.add_parser("run", help="measure and print the table (also without a command)")
-    run.add_argument("names", nargs="*", metavar="NAME", help="rows, or beginnings of their names; none: all")
-    run.add_argument("--scale", type=float, default=1.0, help="share of the work per turn (default 1)")
-    run.add_argument("--turns", type=int, help="pairs per row (default: the row's own number)")
-    run.add_argument("--json", type=Path, metavar="FILE", help="also write every sample there")
-    run.add_argument("--strict", action="store_true", help="exit with 1 if a bar is missed")
-    arguments = parser.parse_args(list(sys.argv[1:] if argv is None else argv) or ["run"])
-    if arguments.command == "list":
-        print(listing(ROWS))  # noqa: T201 -- the command's output
-        return 0
+def _list(arguments: argparse.Namespace) -> int:
+    _print(listing(ROWS))
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Returns 1 if a row failed, or a bar was missed under ``--strict``."""
+    rows = _chosen(arguments.names, arguments.group)
     results: list[Result] = []
     absent: dict[str, str] = {}
     failed = False
-    for row in _chosen(arguments.names):
-        _say(f"{row.name}: {row.what}")
-        try:
-            results.append(measure(row, scale=arguments.scale, turns=arguments.turns))
-        except Unavailable as reason:
-            absent[row.name] = f"not run: {reason}"
-        except (RuntimeError, TimeoutError) as error:  # lost, refused or late: the others still run
-            absent[row.name] = f"FAILED: {error}"
-            failed = True
-    print(as_table(results, absent))  # noqa: T201 -- the command's output
+    with shown(len(rows)) as progress:
+        if not arguments.names and not arguments.group:
+            others = ", ".join(group for group in GROUPS if group != "core")
+            progress.say(f"the rows of core; there are also --group {others}, and `run all`")
+        for row in rows:
+            try:
+                result = measure(row, scale=arguments.scale, turns=arguments.turns, progress=progress)
+                results.append(result)
+            except Unavailable as reason:
+                absent[row.name] = f"not run: {reason}"
+            except (RuntimeError, TimeoutError) as error:  # lost, refused or late: the others still run
+                absent[row.name] = f"FAILED: {error}"
+                failed = True
+            progress.ended()
+    _print(as_table(results, absent))
+    run = Run(machine=_machine(), scale=arguments.scale, results=tuple(results), absent=absent)
     if arguments.json is not None:
-        arguments.json.write_text(as_json(results, absent, _machine()) + "\n", encoding="utf-8")
+        arguments.json.write_text(as_json(run) + "\n", encoding="utf-8")
+    if arguments.plot is not None:
+        _draw(results, arguments.plot)
     missed = arguments.strict and any(result.holds is False for result in results)
     return 1 if failed or missed else 0
+
+
+def _read(file: Path) -> Run:
+    try:
+        return read(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, NotOurs) as error:
+        msg = f"{file}: {error}"
+        raise _refuse(msg) from None
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Returns 1 if a row got worse beyond the spread."""
+    old, new = _read(arguments.old), _read(arguments.new)
+    found = changes(old, new)
+    _print("\n".join([*notes(old, new), as_comparison(found)]))
+    return 1 if any(one.verdict is Verdict.WORSE for one in found) else 0
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    run = _read(arguments.file)
+    _print(as_markdown(run.results, run.absent))
+    return 0
+
+
+def _draw(results: Sequence[Result], picture: Path) -> None:
+    try:
+        draw(results, picture)
+    except NotDrawn as error:
+        raise _refuse(str(error)) from None
+
+
+def _plot(arguments: argparse.Namespace) -> int:
+    names = arguments.names
+    results = [
+        result
+        for result in _read(arguments.file).results
+        if not names or any(result.name.startswith(name) for name in names)
+    ]
+    _draw(results, arguments.picture)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="what there is").set_defaults(do=_list)
+    run = commands.add_parser("run", help="measure and print the table (also without a command)")
+    run.add_argument(
+        "names", nargs="*", metavar="NAME", help="rows, or beginnings of their names, or all; none: the core"
+    )
+    run.add_argument(
+        "--group", action="append", default=[], choices=GROUPS, help="these rows; can be repeated"
+    )
+    run.add_argument("--scale", type=float, default=1.0, help="share of the work per turn (default 1)")
+    run.add_argument("--turns", type=int, help="pairs per row (default: the row's own number)")
+    run.add_argument("--json", type=Path, metavar="FILE", help="also write every sample there")
+    run.add_argument("--plot", type=Path, metavar="FILE", help="also draw the ratios: .svg or .png")
+    run.add_argument("--strict", action="store_true", help="exit with 1 if a bar is missed")
+    run.set_defaults(do=_run)
+    compare = commands.add_parser("compare", help="two runs; exit with 1 if one got worse beyond the spread")
+    compare.add_argument("old", type=Path, metavar="OLD.json")
+    compare.add_argument("new", type=Path, metavar="NEW.json")
+    compare.set_defaults(do=_compare)
+    table = commands.add_parser("table", help="a run as a markdown table")
+    table.add_argument("file", type=Path, metavar="FILE.json")
+    table.set_defaults(do=_table)
+    plot = commands.add_parser("plot", help="draw the ratios of a run")
+    plot.add_argument("file", type=Path, metavar="FILE.json")
+    plot.add_argument("picture", type=Path, metavar="PICTURE", help=".svg or .png")
+    plot.add_argument("names", nargs="*", metavar="NAME", help="beginnings of names; none: all")
+    plot.set_defaults(do=_plot)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = _parser().parse_args(list(sys.argv[1:] if argv is None else argv) or ["run"])
+    status: int = arguments.do(arguments)
+    return status
 
 
 if __name__ == "__main__":

@@ -1,44 +1,50 @@
 """
-Results as a table for people and as JSON for machines. Pure.
+Results as a table for people: in a terminal, and in markdown. Pure.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 
-import attrs
+from benchmarks.measure import GROUPS, Result, Row
 
-from benchmarks.measure import Result, Row
+__all__ = ["aligned", "as_markdown", "as_table", "listing", "number"]
 
-__all__ = ["as_json", "as_table", "listing", "number"]
-
-_HEAD = ("row", "here", "yardstick", "unit", "ratio", "spread", "bar", "")
+_HEAD = ("row", "here", "yardstick", "unit", "ratio", "middle half", "spread", "bar", "")
 
 
 def number(value: float | None) -> str:
     """A figure with three significant places, in full: ``1 230 000``, ``12.3``, ``0.45``."""
     if value is None:
         return "-"
-    if abs(value) >= 100:
+    if abs(value) >= 100 and value not in (float("inf"), float("-inf")):
         places = len(str(int(abs(value)))) - 3
         return f"{round(value, -places):,.0f}".replace(",", " ")
     return f"{value:.3g}"
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns beneath one another, the first line as their heads."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    drawn = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    drawn.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in drawn)
+
+
+def _range(result: Result, low: float, high: float, between: str) -> str:
+    if result.ratio is not None:
+        return f"{low:.2f}{between}{high:.2f}"
+    return f"{number(low)}{between}{number(high)}"
+
+
 def _cells(result: Result) -> tuple[str, ...]:
     verdict = {True: "holds", False: "MISSED", None: ""}[result.holds]
-    ratio = f"{result.ratio:.2f}" if result.ratio is not None else "-"
-    spread = (
-        f"{result.lowest:.2f}..{result.highest:.2f}"
-        if result.ratio is not None
-        else f"{number(result.lowest)}..{number(result.highest)}"
-    )
     return (
         result.name,
         number(result.subject),
         number(result.yardstick),
         result.unit,
-        ratio,
-        spread,
+        f"{result.ratio:.2f}" if result.ratio is not None else "-",
+        _range(result, result.lower, result.upper, ".."),
+        _range(result, result.lowest, result.highest, ".."),
         result.bar,
         verdict,
     )
@@ -53,34 +59,49 @@ def as_table(results: Sequence[Result], absent: Mapping[str, str]) -> str:
 
         absent: Names of those that gave no figure, each with the reason.
     """
-    rows = [_HEAD, *[_cells(result) for result in results]]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    table = aligned([_HEAD, *[_cells(result) for result in results]])
+    return "\n".join([table, *[f"{name}: {reason}" for name, reason in absent.items()]])
+
+
+def _measured(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    return f"{number(value)}/s" if unit.endswith("/s") else f"{number(value)} {unit.replace('us', 'µs')}"
+
+
+def as_markdown(results: Sequence[Result], absent: Mapping[str, str]) -> str:
+    """The same as a table for a page of documentation, so that nobody types a figure."""
     lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "| row | here | yardstick | ratio | middle half | spread | bar |",
+        "|---|---|---|---|---|---|---|",
     ]
-    lines.insert(1, "  ".join("-" * width for width in widths).rstrip())
-    lines += [f"{name}: {reason}" for name, reason in absent.items()]
-    return "\n".join(lines)
-
-
-def as_json(results: Sequence[Result], absent: Mapping[str, str], machine: Mapping[str, str]) -> str:
-    """The same with every sample, and what it ran on."""
-    return json.dumps(
-        {
-            "machine": dict(machine),
-            "rows": [attrs.asdict(result) for result in results],
-            "without_figures": dict(absent),
-        },
-        indent=2,
-    )
+    for result in results:
+        bar = result.bar.replace(">=", "≥").replace("<=", "≤").removesuffix("x")
+        cells = (
+            f"`{result.name}`",
+            _measured(result.subject, result.unit),
+            _measured(result.yardstick, result.unit),
+            f"{result.ratio:.2f}" if result.ratio is not None else "",
+            _range(result, result.lower, result.upper, " .. "),
+            _range(result, result.lowest, result.highest, " .. "),
+            f"{bar}, **missed**" if result.holds is False else bar,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, *[f"\n`{name}`: {reason}" for name, reason in absent.items()]])
 
 
 def listing(rows: Sequence[Row]) -> str:
-    """One line per row: what it is and what it is measured against."""
+    """One line per row beneath its group: what it is and what it is measured against."""
     width = max(len(row.name) for row in rows)
-    return "\n".join(
-        f"{row.name.ljust(width)}  {row.what}"
-        + (f" | {row.yardstick}" if row.yardstick else "")
-        + (f" | {row.bar}" if row.bar is not None else "")
-        for row in rows
-    )
+    lines: list[str] = []
+    for group, what in GROUPS.items():
+        members = [row for row in rows if row.group == group]
+        if members:
+            lines += ["", f"{group}: {what}"]
+        lines += [
+            f"  {row.name.ljust(width)}  {row.what}"
+            + (f" | {row.yardstick}" if row.yardstick else "")
+            + (f" | {row.bar}" if row.bar is not None else "")
+            for row in members
+        ]
+    return "\n".join(lines[1:])

@@ -1,15 +1,16 @@
 """The benchmarks' harness: its statistics, its table, and one short turn of what needs no server."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from benchmarks import bodies, channel
 from benchmarks.__main__ import ROWS, main, measure
 from benchmarks.measure import Row, Sides, at_least, at_most, subject_first, summarise
-from benchmarks.report import as_json, as_table, number
+from benchmarks.report import as_markdown, as_table, number
+from benchmarks.results import Run, as_json
 
 
 def make_row(**changes: object) -> Row:
@@ -56,13 +57,28 @@ class TestReport:
         assert "MISSED" in table
         assert "other: not run: postfix is not installed" in table
 
-    def test_json_keeps_every_sample(self) -> None:
-        """Whoever doubts a median can look."""
-        result = summarise(make_row(), [1.0, 2.0], [3.0, 4.0])
+    def test_the_table_shows_the_middle_half_beside_the_whole_spread(self) -> None:
+        """One disturbed turn moves the lowest, not the quartiles."""
+        result = summarise(make_row(), [30.0, 31.0, 32.0, 33.0, 3.0], [10.0] * 5)
 
-        read = json.loads(as_json([result], {}, {"python": "3"}))
+        table = as_table([result], {})
 
-        assert read["rows"][0]["samples"] == [[1.0, 2.0], [3.0, 4.0]]
+        assert "3.00..3.20" in table
+        assert "0.30..3.30" in table
+
+    def test_markdown_carries_figures_units_and_the_verdict(self) -> None:
+        """A page of documentation is filled by the program, not by hand."""
+        missed = summarise(make_row(bar=at_least(4)), [1_234_567.0], [411_522.0])
+        alone = summarise(make_row(name="alone", unit="us", bar=at_most(20)), [11.84], [])
+
+        lines = as_markdown([missed, alone], {"other": "not run: postfix is not installed"}).splitlines()
+
+        assert (
+            lines[2]
+            == "| `row` | 1 230 000/s | 412 000/s | 3.00 | 3.00 .. 3.00 | 3.00 .. 3.00 | ≥ 4, **missed** |"
+        )
+        assert lines[3] == "| `alone` | 11.8 µs | - |  | 11.8 .. 11.8 | 11.8 .. 11.8 | ≤ 20 |"
+        assert lines[-1] == "`other`: not run: postfix is not installed"
 
     @pytest.mark.parametrize(
         ("value", "shown"),
@@ -86,7 +102,84 @@ class TestRun:
         assert main(["list"]) == 0
         listed = capsys.readouterr().out
 
-        assert [line.split()[0] for line in listed.splitlines()] == [row.name for row in ROWS]
+        shown = [line.split()[0] for line in listed.splitlines() if line.startswith("  ")]
+        assert sorted(shown) == sorted(row.name for row in ROWS)
+        assert len(set(shown)) == len(shown)
+
+    def test_nothing_asked_for_is_the_core(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """`run` stays short, and says what else there is."""
+        monkeypatch.setattr(
+            "benchmarks.__main__.ROWS", (make_row(name="mine"), make_row(name="theirs", group="peers"))
+        )
+
+        assert main(["run", "--turns=1"]) == 0
+        shown = capsys.readouterr()
+        assert "mine" in shown.out
+        assert "theirs" not in shown.out
+        assert "--group peers" in shown.err
+
+    @pytest.mark.parametrize(
+        ("asked", "run"),
+        [
+            (["all"], ["send", "send-peer", "other"]),
+            (["send"], ["send"]),
+            (["send-"], ["send-peer"]),
+            (["se"], ["send", "send-peer"]),
+            (["--group=peers"], ["send-peer"]),
+            (["other", "--group=peers"], ["send-peer", "other"]),
+        ],
+    )
+    def test_rows_are_chosen_by_name_beginning_and_group(
+        self,
+        asked: list[str],
+        run: list[str],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """A whole name is one row, although other names begin with it."""
+        rows = (make_row(name="send"), make_row(name="send-peer", group="peers"), make_row(name="other"))
+        monkeypatch.setattr("benchmarks.__main__.ROWS", rows)
+
+        assert main(["run", "--turns=1", *asked]) == 0
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == run
+
+    def test_a_run_can_be_kept_and_compared_with_itself(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """What `run --json` writes is what `compare` and `table` read."""
+        monkeypatch.setattr("benchmarks.__main__.ROWS", (make_row(),))
+        kept = str(tmp_path / "run.json")
+
+        assert main(["run", "--turns=2", f"--json={kept}"]) == 0
+        assert main(["compare", kept, kept]) == 0
+        assert "within the spread" in capsys.readouterr().out
+        assert main(["table", kept]) == 0
+        assert "| `row` | 30/s | 10/s | 3.00 |" in capsys.readouterr().out
+
+    def test_compare_fails_on_a_regression(self, tmp_path: Path) -> None:
+        """A script that calls it can stop there."""
+        machine = {"python": "3"}
+        for name, rate in (("old", 100.0), ("new", 80.0)):
+            result = summarise(make_row(), [rate] * 7, [10.0] * 7)
+            run = Run(machine=machine, results=(result,), absent={})
+            (tmp_path / name).write_text(as_json(run))
+
+        assert main(["compare", str(tmp_path / "old"), str(tmp_path / "new")]) == 1
+        assert main(["compare", str(tmp_path / "new"), str(tmp_path / "old")]) == 0
+
+    def test_a_file_that_is_not_ours_is_named(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The file, the rule and what stands there."""
+        (tmp_path / "other.json").write_text('{"rows": 7}')
+
+        with pytest.raises(SystemExit) as caught:
+            main(["table", str(tmp_path / "other.json")])
+
+        assert caught.value.code == 2
+        assert "other.json: rows: a list is wanted, got 7" in capsys.readouterr().err
 
     def test_a_row_that_loses_something_fails_the_run_and_not_the_others(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
