@@ -187,6 +187,31 @@ class TestStderr:
 
 
 class TestPressure:
+    def test_what_gathered_is_one_write(
+        self, make: Callable[..., tuple[logging.Logger, LogWriter]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Under load a line costs no system call of its own, and a lone one is out at once."""
+        let_go, entered = threading.Event(), threading.Event()
+        writes: list[str] = []
+
+        class Slow(io.StringIO):
+            def write(self, text: str) -> int:
+                writes.append(text)
+                entered.set()
+                assert let_go.wait(30)
+                return len(text)
+
+        monkeypatch.setattr(sys, "stderr", Slow())
+        logger, writer = make("", "json")
+        logger.warning("alone")
+        assert entered.wait(30)
+        for number in range(3):
+            logger.warning("more %d", number)
+        let_go.set()
+        writer.close()
+
+        assert [text.count("\n") for text in writes if text] == [1, 3]
+
     def test_a_stuck_writer_holds_nobody(
         self, make: Callable[..., tuple[logging.Logger, LogWriter]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
