@@ -1,8 +1,8 @@
 """
 The load: SMTP sessions from a process of its own (``python -m benchmarks.load``).
 
-Each session stays connected and goes step by step (MAIL, RCPT, DATA, body), waiting for every
-reply, unless it is told to use PIPELINING where that is offered. A reply that is not the expected one ends
+Each session stays connected, unless it is told to come anew for every mail, and goes step by step (MAIL, RCPT, DATA, body),
+waiting for every reply, unless it is told to use PIPELINING where that is offered. A reply that is not the expected one ends
 the run. Prints one JSON object: when it started and ended on the system's monotonic clock.
 """
 
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import count as counter
+from itertools import islice
 from typing import cast
 
 import attrs
@@ -38,6 +39,9 @@ class Plan:
 
     pipelining: int = 0
     """1: MAIL, RCPT and DATA go in one write where the server offers PIPELINING, as real senders do."""
+
+    kept: int = 1
+    """0: every mail comes over a connection of its own; as many at once as there are sessions."""
 
     within: int = 120
     """Seconds; a run that takes longer fails."""
@@ -130,8 +134,21 @@ async def _run(plan: Plan) -> dict[str, float]:
     done = loop.create_future()
     open_sessions = plan.sessions
 
+    visits: set[asyncio.Task[None]] = set()
+
+    async def visit() -> None:
+        mine = tickets() if plan.kept else islice(tickets(), 1)
+        try:
+            await loop.create_connection(lambda: _Session(mine, bodies, plan, over), plan.host, plan.port)
+        except OSError as error:
+            over(f"no connection: {error}")
+
     def over(fault: str) -> None:
         nonlocal open_sessions
+        if left and not fault:  # the server told goodbye, and there is more: only without kept connections
+            visits.add(task := loop.create_task(visit()))
+            task.add_done_callback(visits.discard)
+            return
         open_sessions -= 1
         if fault and not done.done():
             done.set_exception(RuntimeError(fault))
@@ -144,7 +161,7 @@ async def _run(plan: Plan) -> dict[str, float]:
     gc.freeze()
     started = time.monotonic()
     for _ in range(plan.sessions):
-        await loop.create_connection(lambda: _Session(tickets(), bodies, plan, over), plan.host, plan.port)
+        await visit()
     async with asyncio.timeout(plan.within):
         await done
     return {"started": started, "ended": time.monotonic(), "mails": plan.mails}

@@ -19,7 +19,7 @@ from benchmarks.load import Plan, command
 from benchmarks.measure import Row, Sides, Unavailable, at_least
 from benchmarks.servers import folder, listening, mailpipe, stored
 
-__all__ = ["ROWS"]
+__all__ = ["ROWS", "accepted", "into_maildir", "send", "slow_disk"]
 
 _ACCEPT_ONLY = """
 [[servers]]
@@ -43,13 +43,17 @@ process = "header | hasher | compressor | sql"
 url = "sqlite:///mail.db"
 """
 
-_SLOW_DISK = (
-    "strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync",
-    "-e", "inject=fsync,fdatasync:delay_exit=10000",
-)  # fmt: skip
+
+def _slowed(milliseconds: int) -> tuple[str, ...]:
+    """What makes every fsync of a server so much longer."""
+    delayed = f"inject=fsync,fdatasync:delay_exit={milliseconds * 1000}"
+    return (
+        "strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null",
+        "-e", "trace=fsync,fdatasync", "-e", delayed,
+    )  # fmt: skip
 
 
-def _send(plan: Plan) -> tuple[float, float]:
+def send(plan: Plan) -> tuple[float, float]:
     """Run the load in its own process; returns when it began and when the last 250 was there."""
     done = subprocess.run(command(plan), capture_output=True, text=True, check=False)
     if done.returncode:
@@ -59,13 +63,15 @@ def _send(plan: Plan) -> tuple[float, float]:
     return report["started"], report["ended"]
 
 
-def _accepted(plan: Plan) -> float:
-    started, ended = _send(plan)
+def accepted(plan: Plan) -> float:
+    """Mails per second until the last one is acknowledged."""
+    started, ended = send(plan)
     return plan.mails / (ended - started)
 
 
-def _into_maildir(plan: Plan, server: postfix.Postfix) -> float:
-    started, _ = _send(plan)
+def into_maildir(plan: Plan, server: postfix.Postfix) -> float:
+    """Mails per second until the last one is in its Maildir; the Maildirs are empty afterwards."""
+    started, _ = send(plan)
     ended = server.wait_delivered(plan.mails)
     server.clear()
     return plan.mails / (ended - started)
@@ -81,8 +87,8 @@ def _accept_only(
         ours = stack.enter_context(mailpipe(place, "accept", _ACCEPT_ONLY))
         theirs = stack.enter_context(listening(stock, place / "stock.log"))
         yield Sides(
-            partial(_accepted, attrs.evolve(plan, port=ours.port)),
-            partial(_accepted, attrs.evolve(plan, port=theirs.port)),
+            partial(accepted, attrs.evolve(plan, port=ours.port)),
+            partial(accepted, attrs.evolve(plan, port=theirs.port)),
         )
 
 
@@ -97,16 +103,17 @@ def _durable(scale: float, *, mails: int) -> Iterator[Sides]:
         def subject() -> float:
             nonlocal sent
             sent += plan.mails
-            return _accepted(attrs.evolve(plan, port=ours.port))
+            return accepted(attrs.evolve(plan, port=ours.port))
 
-        yield Sides(subject, partial(_into_maildir, attrs.evolve(plan, port=theirs.port), theirs))
+        yield Sides(subject, partial(into_maildir, attrs.evolve(plan, port=theirs.port), theirs))
         if (kept := stored(place, "durable")) != sent:
             msg = f"{sent} mails were acknowledged, {kept} are stored"
             raise RuntimeError(msg)
 
 
 @contextmanager
-def _slow_disk(scale: float) -> Iterator[Sides]:
+def slow_disk(scale: float, *, milliseconds: int = 10) -> Iterator[Sides]:
+    """A hundred sessions into SQLite, every fsync so much longer, beside one commit per mail."""
     if shutil.which("strace") is None:
         reason = "strace, which slows fsync down, is not installed"
         raise Unavailable(reason)
@@ -114,11 +121,13 @@ def _slow_disk(scale: float) -> Iterator[Sides]:
     few = attrs.evolve(many, mails=max(100, int(200 * scale)))
     with folder() as place, ExitStack() as stack:
         single = _DURABLE.format(more="batch_items_max = 1")
-        ours = stack.enter_context(mailpipe(place, "group", _DURABLE.format(more=""), under=_SLOW_DISK))
-        alone = stack.enter_context(mailpipe(place, "single", single, under=_SLOW_DISK))
+        ours = stack.enter_context(
+            mailpipe(place, "group", _DURABLE.format(more=""), under=_slowed(milliseconds))
+        )
+        alone = stack.enter_context(mailpipe(place, "single", single, under=_slowed(milliseconds)))
         yield Sides(
-            partial(_accepted, attrs.evolve(many, port=ours.port)),
-            partial(_accepted, attrs.evolve(few, port=alone.port)),
+            partial(accepted, attrs.evolve(many, port=ours.port)),
+            partial(accepted, attrs.evolve(few, port=alone.port)),
         )
 
 
@@ -173,6 +182,6 @@ ROWS = (
         unit="mails/s",
         bar=at_least(20),
         turns=3,
-        open=_slow_disk,
+        open=slow_disk,
     ),
 )

@@ -65,6 +65,7 @@ virtual_mailbox_domains = example.org
 virtual_mailbox_base = {root}/mail
 virtual_mailbox_maps = texthash:{root}/etc/users
 virtual_mailbox_limit = 0
+message_size_limit = 0
 virtual_minimum_uid = 1
 virtual_uid_maps = static:{uid}
 virtual_gid_maps = static:{gid}
