@@ -392,6 +392,14 @@ class BodyWriter:
             return None
         return self._flush()
 
+    def close_nowait(self) -> Body | None:
+        """The body is whole; None if it is in a file, which takes `close`."""
+        if self._file is not None:
+            return None
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts, self._pending = [], 0
+        return HeldBody(data, self._spool)
+
     async def close(self) -> Body:
         """
         The body is whole; a file is written out and synced when this returns.
@@ -399,12 +407,11 @@ class BodyWriter:
         Raises:
             OSError: If the disk refused; the writer is aborted.
         """
-        if self._file is None:
-            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            self._parts, self._pending = [], 0
-            return HeldBody(data, self._spool)
+        if (held := self.close_nowait()) is not None:
+            return held
         await self._flush(sync=True)
         file, self._file = self._file, None
+        assert file is not None
         return FileBody(file, self.size, read_max=self._spool.options.spool_above, temporary=self._temporary)
 
     def abort(self) -> None:

@@ -6,7 +6,7 @@ Neighbours that go to the same thread share one hop.
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import attrs
@@ -15,7 +15,7 @@ from anyio import to_thread
 from mailpipe.batchstage import Call, Outcome, Passage
 from mailpipe.chain import Step
 
-__all__ = ["Way", "drive", "judge", "ways_of"]
+__all__ = ["Failed", "Way", "drive", "judge", "ways_of"]
 
 _CALL = "__call__"
 _WORKER = object()
@@ -65,21 +65,46 @@ def ways_of(steps: Sequence[Step]) -> list[Way]:
     return ways[::-1]
 
 
-async def judge(ways: Sequence[Way], item: object) -> tuple[int, Exception] | None:
-    """Call envelope steps in order; returns the index of the one that raised, and what."""
-    index = 0
-    while index < len(ways):
+Failed = tuple[int, Exception]
+"""The index of the step that raised, and what."""
+
+
+def judge(ways: Sequence[Way], item: object) -> Failed | Coroutine[Any, Any, Failed | None] | None:
+    """
+    Call envelope steps in order, up to the first that raises.
+
+    Returns:
+        Which one that was, or None; at once if no step had to be waited for, else to be awaited.
+    """
+    for index, way in enumerate(ways):
+        if way.hop is not None:
+            return _judge_on(ways, index, item, None)
+        outcome = _called(way, item)
+        if outcome[1] is not None:
+            return index, outcome[1]
+        if outcome[0] is not None and inspect.isawaitable(outcome[0]):
+            return _judge_on(ways, index + 1, item, outcome[0])
+    return None
+
+
+async def _judge_on(
+    ways: Sequence[Way], index: int, item: object, pending: Awaitable[Any] | None
+) -> Failed | None:
+    """Go on at *index*, once *pending* of the step before it is there."""
+    outcome: Outcome = (pending, None)
+    while True:
+        if inspect.isawaitable(outcome[0]):
+            outcome = await _awaited(outcome[0])
+        if outcome[1] is not None:
+            return index - 1, outcome[1]
+        if index == len(ways):
+            return None
         if ways[index].hop is None:
             outcome = _called(ways[index], item)
             index += 1
         else:
             work = functools.partial(_judge_in_thread, ways, index, item)
             index, outcome = await to_thread.run_sync(work)
-        if inspect.isawaitable(outcome[0]):
-            outcome = await _awaited(outcome[0])
-        if outcome[1] is not None:
-            return index - 1, outcome[1]
-    return None
 
 
 async def drive(ways: Sequence[Way], steps: Passage) -> None:

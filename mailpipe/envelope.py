@@ -21,6 +21,7 @@ __all__ = [
     "MemoryBody",
     "Recipient",
     "Session",
+    "Verdict",
     "make_queue_id",
 ]
 
@@ -202,6 +203,10 @@ class Recipient:
     session: Session
 
 
+Verdict = Reply | tuple[Reply, ...]
+"""What a client is told of its mail: one reply, or one per accepted recipient in their order."""
+
+
 class BodySink(Protocol):
     """Takes one mail's octets while DATA arrives; ends by exactly one of `close` and `abort`."""
 
@@ -209,8 +214,12 @@ class BodySink(Protocol):
         """Take octets, already unstuffed; an awaitable returned holds the client back until it is done."""
         ...
 
-    async def close(self) -> None:
-        """The mail is whole: set ``envelope.body`` and what the stream steps found."""
+    def close(self) -> Awaitable[None] | None:
+        """
+        The mail is whole: set ``envelope.body`` and what the stream steps found.
+
+        Done at once or awaited; ``async def`` does as well.
+        """
         ...
 
     def abort(self) -> None:
@@ -251,11 +260,11 @@ class MailGateway(Protocol):
         """At DATA: where this envelope's octets go."""
         ...
 
-    async def save(self, envelope: Envelope) -> "Reply | tuple[Reply, ...]":
+    def save(self, envelope: Envelope) -> "Verdict | Awaitable[Verdict]":
         """
         After the dot and `BodySink.close`: the verdict, once the mail is durable or refused.
 
-        One reply, or one per accepted recipient. Cancelled (the client vanished), the mail is
-        withdrawn if it has not been taken by a storage yet.
+        One reply, or one per accepted recipient; at once or awaited, ``async def`` does as well.
+        Cancelled (the server ends), the mail is left to its fate.
         """
         ...

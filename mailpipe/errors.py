@@ -12,7 +12,7 @@ What a step may raise to answer for one envelope.
 Any other exception out of a step is trouble of ours, and never becomes a 5xx.
 """
 
-from mailpipe.reply import Reply
+from mailpipe.reply import OK, Reply
 
 __all__ = ["Answer", "Deferred", "Discarded", "Rejected"]
 
@@ -59,4 +59,4 @@ class Discarded(Answer):
     """The envelope is answered 250 and kept nowhere."""
 
     def __init__(self) -> None:
-        super().__init__(Reply(250, "2.0.0", "OK"))
+        super().__init__(OK)

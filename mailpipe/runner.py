@@ -11,7 +11,7 @@ share that one's. What a step raises never reaches a client: it becomes 451 4.3.
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +22,7 @@ from anyio import to_thread
 
 from dispatcher import Batch
 from mailpipe.batchstage import Poisoned, Progress, StoreTrouble, is_trouble, passage
-from mailpipe.calling import drive, judge, ways_of
+from mailpipe.calling import Failed, drive, judge, ways_of
 from mailpipe.chain import Plan, Settings, Step, compile_chain
 from mailpipe.envelope import Envelope
 from mailpipe.errors import Answer, Deferred, Discarded, Rejected
@@ -94,17 +94,27 @@ class EnvelopeTaps:
         self._taps.write(chunk)
         return None
 
-    async def close(self) -> None:
+    def close(self) -> Awaitable[None] | None:
         """
         The mail is whole; ``envelope.body`` may be set before or after.
+
+        Returns:
+            None if all is said; else something to await, which raises as this does.
 
         Raises:
             Answer: What a step said of it; 451 4.3.0 for one that failed.
         """
         if self._hops and self._size >= _HOP_FROM and not self._taps.ended:
-            await self._off_loop(self._taps.close)
-        else:
-            self._taps.close()
+            return self._close_off_loop()
+        self._taps.close()
+        self._raise_failure()
+        return None
+
+    async def _close_off_loop(self) -> None:
+        await self._off_loop(self._taps.close)
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
         if (error := self._taps.failure) is not None:
             if isinstance(error, Answer):
                 raise error
@@ -229,14 +239,27 @@ class Chain:
         """At DATA: the taps of one mail."""
         return EnvelopeTaps(Taps(self._openers, envelope, _abort_failed), hops=self._hops_stream)
 
-    async def judge(self, envelope: Envelope) -> None:
+    def judge(self, envelope: Envelope) -> Awaitable[None] | None:
         """
         After the dot: run the envelope steps, in order.
+
+        Returns:
+            None if they all let it pass; if one has to be waited for, something to await, which
+            raises as this does.
 
         Raises:
             Answer: What a step said; 451 4.3.0 for one that failed.
         """
-        error = await self._judged(envelope)
+        failed = judge(self._envelope_ways, envelope)
+        if isinstance(failed, Coroutine):
+            return self._judge_later(envelope, failed)
+        self._raise_judgement(envelope, self._judgement(failed))
+        return None
+
+    async def _judge_later(self, envelope: Envelope, failing: Awaitable[Failed | None]) -> None:
+        self._raise_judgement(envelope, self._judgement(await failing))
+
+    def _raise_judgement(self, envelope: Envelope, error: Exception | None) -> None:
         if error is None:
             return
         # No batch to retry: what would be the Channel's business is the client's now.
@@ -245,7 +268,10 @@ class Chain:
         raise answer
 
     async def _judged(self, item: Any) -> Exception | None:  # noqa: ANN401 - an Envelope or a Recipient
-        failed = await judge(self._envelope_ways, item)
+        failed = judge(self._envelope_ways, item)
+        return self._judgement(await failed if isinstance(failed, Coroutine) else failed)
+
+    def _judgement(self, failed: Failed | None) -> Exception | None:
         if failed is None or isinstance(failed[1], Answer):
             return failed and failed[1]
         return _trouble_of(self.plan.envelope[failed[0]].name, failed[1])
@@ -339,8 +365,8 @@ class Chain:
         return None
 
     def _count(self, item: Any, error: Exception) -> None:  # noqa: ANN401 - an Envelope or a Recipient
-        name = getattr(item, "queue_id", "") or getattr(item, "address", "") or "an item"
         if isinstance(error, Poisoned):
+            name = getattr(item, "queue_id", "") or getattr(item, "address", "") or "an item"
             self._counts["poisoned"] += 1
             _log.error("%s: step %s fails on it alone", name, error.step, exc_info=error.error)
         elif isinstance(error, StoreTrouble):

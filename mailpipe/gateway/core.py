@@ -23,7 +23,7 @@ import os
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import attrs
@@ -55,6 +55,8 @@ _VERDICT_GRACE = 5.0
 _LOGGED_RECIPIENTS = 20
 
 _IDS_AT_ONCE = 100
+
+_Told = TypeVar("_Told", bound=Result | str)
 
 
 @attrs.frozen(kw_only=True)
@@ -103,12 +105,28 @@ class _Sink:
             return tapped or written
         return _both(tapped, written)
 
-    async def close(self) -> None:
+    def close(self) -> Awaitable[None] | None:
+        body = self._writer.close_nowait()
+        if body is None:
+            return self._close(None)
+        self._envelope.body = body
         try:
-            self._envelope.body = await self._writer.close()
-            await self._taps.close()
+            closing = self._taps.close()
         except Answer as answer:
             # A stream step's: `Gateway.save` says it.
+            self._gateway.refuse(self._envelope, answer)
+            return None
+        return None if closing is None else self._close(closing)
+
+    async def _close(self, closing: Awaitable[None] | None) -> None:
+        """Close what has to be waited for: the body's file, and then the taps; or these alone."""
+        try:
+            if closing is None:
+                self._envelope.body = await self._writer.close()
+                closing = self._taps.close()
+            if closing is not None:
+                await closing
+        except Answer as answer:
             self._gateway.refuse(self._envelope, answer)
         except BaseException:
             # The receiver answers 451; it never calls `save` or `abort` after this.
@@ -387,33 +405,38 @@ class Gateway:
         self._active += 1
         return sink
 
-    async def save(self, envelope: Envelope) -> Result:
+    def save(self, envelope: Envelope) -> Result | Awaitable[Result]:
         """
         After the dot: the verdict, once the mail is durable, or refused.
 
-        Cancelled, it leaves a submitted mail to its fate; the log tells it.
+        At once if a stream or envelope step answered without waiting; else to be awaited. Cancelled,
+        that leaves a submitted mail to its fate; the log tells it.
         """
         began = self._loop.time()
         try:
-            answer = await self._verdict(envelope, began + self.config.save_timeout)
-        except BaseException as error:
-            # Cancelled with the receipt in hand, `_verdict` has left the rest to a follower.
-            if envelope not in self._handed:
-                self.leave(envelope)
-            self._tell(envelope, f"{type(error).__name__}", began)
-            raise
-        if envelope not in self._handed:
-            self.leave(envelope)
-        self._tell(envelope, answer, began)
-        return answer
-
-    async def _verdict(self, envelope: Envelope, deadline: float) -> Result:
-        if (refused := self._refused.pop(envelope.queue_id, None)) is not None:
-            return refused.reply
-        try:
-            await self._chain.judge(envelope)
+            if (refused := self._refused.pop(envelope.queue_id, None)) is not None:
+                return self._over(envelope, refused.reply, began)
+            return self._save(envelope, self._chain.judge(envelope), began)
         except Answer as answer:
-            return answer.reply
+            return self._over(envelope, answer.reply, began)
+        except BaseException as error:
+            self._over(envelope, f"{type(error).__name__}", began)
+            raise
+
+    async def _save(self, envelope: Envelope, judging: Awaitable[None] | None, began: float) -> Result:
+        try:
+            answer = await self._verdict(envelope, judging, began + self.config.save_timeout)
+        except BaseException as error:
+            self._over(envelope, f"{type(error).__name__}", began)
+            raise
+        return self._over(envelope, answer, began)
+
+    async def _verdict(self, envelope: Envelope, judging: Awaitable[None] | None, deadline: float) -> Result:
+        if judging is not None:
+            try:
+                await judging
+            except Answer as answer:
+                return answer.reply
         if self._journals is not None:
             return await self._kept(envelope, self._journals.own.keep(envelope), deadline)
         try:
@@ -527,6 +550,14 @@ class Gateway:
                 self._spool.dispose(body)
             elif isinstance(body, HeldBody):
                 body.release()
+
+    def _over(self, envelope: Envelope, answer: _Told, began: float) -> _Told:
+        """The client is to be told *answer*, or nothing any more."""
+        # Cancelled, or told 451, with the mail in an attempt, its resources are a follower's.
+        if envelope not in self._handed:
+            self.leave(envelope)
+        self._tell(envelope, answer, began)
+        return answer
 
     def _tell(self, envelope: Envelope, answer: Result | str, began: float) -> None:
         first = answer if isinstance(answer, Reply | str) else _worst(answer)

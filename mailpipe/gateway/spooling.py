@@ -304,8 +304,10 @@ class Journal:
                 while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
                     if (stall := taps.write(chunk)) is not None:
                         await stall
-                await taps.close()
-                await self._chain.judge(mail)
+                if (closing := taps.close()) is not None:
+                    await closing
+                if (judging := self._chain.judge(mail)) is not None:
+                    await judging
             except Answer as answer:
                 fields = {"queue_id": mail.queue_id, "answer": str(answer)}
                 log.warning("a step would answer otherwise than before the 250", extra={"fields": fields})

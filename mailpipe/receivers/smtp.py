@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 
 from mailpipe import reply
-from mailpipe.envelope import BodySink, Envelope, MailGateway, Recipient
+from mailpipe.envelope import Envelope, MailGateway, Recipient, Verdict
 from mailpipe.receivers.entrance import Entrance
 from mailpipe.receivers.intake import Intake
 from mailpipe.receivers.parameters import judge_mail, judge_rcpt
@@ -320,28 +320,41 @@ class SmtpConnection(Entrance):
         return None
 
     def body_end(self, intake: Intake) -> Awaitable[None] | None:
-        """The dot came: close, save, answer."""
+        """The dot came: close, save, answer; at once if neither has to be waited for."""
         envelope = self.envelope
         assert envelope is not None
         self.envelope = None
         if intake.refusal is not None:
             self.tell(envelope, intake.refusal)
             return None
-        self._saving = True
-        return self._finish(envelope, intake.release(), self._gateway)
-
-    async def _finish(self, envelope: Envelope, sink: BodySink, gateway: MailGateway) -> None:
+        verdict: Verdict | Awaitable[Verdict]
         try:
-            await sink.close()
-            verdict = await gateway.save(envelope)
+            gateway = self._gateway
+            closing = intake.release().close()
+            verdict = gateway.save(envelope) if closing is None else _saved(closing, gateway, envelope)
         except Exception:
-            log.exception("%s: not stored", envelope.queue_id)
-            verdict = reply.TROUBLE
+            verdict = self._not_stored(envelope)
+        if isinstance(verdict, Reply | tuple):
+            self.tell(envelope, verdict)
+            return None
+        self._saving = True
+        return self._finish(envelope, verdict)
+
+    async def _finish(self, envelope: Envelope, pending: Awaitable[Verdict]) -> None:
+        verdict: Verdict
+        try:
+            verdict = await pending
+        except Exception:
+            verdict = self._not_stored(envelope)
         finally:
             self._saving = False
         self.tell(envelope, verdict)
 
-    def tell(self, envelope: Envelope, verdict: Reply | tuple[Reply, ...]) -> None:
+    def _not_stored(self, envelope: Envelope) -> Reply:
+        log.exception("%s: not stored", envelope.queue_id)
+        return reply.TROUBLE
+
+    def tell(self, envelope: Envelope, verdict: Verdict) -> None:
         """Answer a mail."""
         answer = verdict if isinstance(verdict, Reply) else _one_of(verdict)
         if self.departed:
@@ -386,6 +399,12 @@ class SmtpConnection(Entrance):
     def _trouble(self, envelope: Envelope) -> "_Verdict":
         log.exception("%s: the gateway failed", envelope.queue_id)
         return reply.TROUBLE
+
+
+async def _saved(closing: Awaitable[None], gateway: MailGateway, envelope: Envelope) -> Verdict:
+    await closing
+    verdict = gateway.save(envelope)
+    return verdict if isinstance(verdict, Reply | tuple) else await verdict
 
 
 async def _done(verdict: Reply | None) -> Reply | None:

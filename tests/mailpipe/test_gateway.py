@@ -1,6 +1,7 @@
 """The path of a mail: what is answered, when, and what is left behind; on a clock that jumps."""
 
 import asyncio
+import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from mailpipe.config import FullConfig, GatewayConfig, RetryConfig
 from mailpipe.envelope import Envelope, Recipient, Session
 from mailpipe.errors import Deferred, Discarded, Rejected
 from mailpipe.gateway import DiskSpace, Gateway, channel_options
-from mailpipe.reply import STORE_FULL, TOO_MANY_RECIPIENTS, TROUBLE, Reply
+from mailpipe.reply import OK, STORE_FULL, TOO_MANY_RECIPIENTS, TROUBLE, Reply
 from mailpipe.runner import Chain
 from mailpipe.steps import processor
 
@@ -90,8 +91,15 @@ async def received(gateway: Gateway, *chunks: bytes) -> Envelope:
     for chunk in chunks or (b"Subject: x\r\n\r\n", b"text\r\n"):
         if (stall := sink.write(chunk)) is not None:
             await stall
-    await sink.close()
+    if (closing := sink.close()) is not None:
+        await closing
     return envelope
+
+
+async def saved(gateway: Gateway, envelope: Envelope) -> Any:
+    """The verdict, whether it is there at once or has to be awaited."""
+    verdict = gateway.save(envelope)
+    return await verdict if inspect.isawaitable(verdict) else verdict
 
 
 class TestVerdict:
@@ -100,7 +108,7 @@ class TestVerdict:
         gateway = await make()
         envelope = await received(gateway)
 
-        assert str(await gateway.save(envelope)) == f"250 2.0.0 OK: queued as {envelope.queue_id}"
+        assert str(await saved(gateway, envelope)) == f"250 2.0.0 OK: queued as {envelope.queue_id}"
         assert store.kept == [envelope]
 
     async def test_no_250_before_the_commit(self, make: Any, store: Store) -> None:
@@ -112,7 +120,7 @@ class TestVerdict:
 
         store.act = wait
         gateway = await make()
-        saving = asyncio.create_task(gateway.save(await received(gateway)))
+        saving = asyncio.create_task(saved(gateway, await received(gateway)))
         await asyncio.sleep(10)
         assert not saving.done()
         committed.set()
@@ -130,7 +138,7 @@ class TestVerdict:
         store.act = fail
         gateway = await make()
 
-        assert (await gateway.save(await received(gateway))).positive
+        assert (await saved(gateway, await received(gateway))).positive
         assert len(store.batches) == 3
 
     async def test_lasting_store_trouble_is_451_at_save_timeout(self, make: Any, store: Store) -> None:
@@ -144,7 +152,7 @@ class TestVerdict:
         loop = asyncio.get_running_loop()
         began = loop.time()
 
-        answer = await gateway.save(await received(gateway))
+        answer = await saved(gateway, await received(gateway))
         assert answer == TROUBLE
         assert "secret" not in str(answer)
         assert 25.0 <= loop.time() - began <= 25.1
@@ -158,7 +166,7 @@ class TestVerdict:
 
         store.act = fail
         gateway = await make()
-        answer = await gateway.save(await received(gateway))
+        answer = await saved(gateway, await received(gateway))
 
         assert answer.code == 451
         assert "secret" not in str(answer)
@@ -188,8 +196,28 @@ class TestVerdict:
         steps = {"stream": stream, "envelope": envelope_, "batch": batch_}
         gateway = await make(f"{stage} | store", {stage: steps[stage]})
 
-        assert await gateway.save(await received(gateway)) == reply
+        assert await saved(gateway, await received(gateway)) == reply
         assert store.kept == []
+
+    async def test_what_waits_for_nothing_is_answered_at_once(self, make: Any) -> None:
+        """No task and no turn of the loop for a chain of inline steps, whichever of them answers."""
+
+        @processor("refuses", inline=True)
+        def refuses(envelope: Envelope) -> None:
+            raise Rejected(NO)
+
+        @processor("waits")
+        async def waits(envelope: Envelope) -> None:
+            await asyncio.sleep(0)
+
+        for process, told in (("discard", OK), ("refuses | discard", NO)):
+            gateway = await make(process, {"refuses": refuses})
+            assert gateway.save(await received(gateway)) == told
+            assert gateway.statistics.open_mails == 0
+        gateway = await make("waits | refuses | discard", {"waits": waits, "refuses": refuses})
+        later = gateway.save(await received(gateway))
+        assert inspect.isawaitable(later)
+        assert await later == NO
 
     async def test_only_the_marked_mail_of_a_batch_is_refused(self, make: Any, store: Store) -> None:
         """Everybody gets their own verdict."""
@@ -202,7 +230,7 @@ class TestVerdict:
         store.act = refuse
         gateway = await make()
         mails = [await received(gateway, b"x" * size) for size in (1, 2, 3, 4)]
-        answers = await asyncio.gather(*(gateway.save(mail) for mail in mails))
+        answers = await asyncio.gather(*(saved(gateway, mail) for mail in mails))
 
         assert [answer.code for answer in answers] == [250, 250, 550, 250]
         assert store.kept == [mails[0], mails[1], mails[3]]
@@ -216,7 +244,7 @@ class TestVerdict:
         store.act = each
         gateway = await make()
 
-        assert await gateway.save(await received(gateway)) == (NO,)
+        assert await saved(gateway, await received(gateway)) == (NO,)
 
 
 class TestTimeout:
@@ -233,7 +261,7 @@ class TestTimeout:
         store.act = down_for_nine_seconds
         gateway = await make(save_timeout=10.0, retry=RetryConfig(first=0.1, longest=0.1))
 
-        assert (await gateway.save(await received(gateway))).positive
+        assert (await saved(gateway, await received(gateway))).positive
         assert 13.0 <= loop.time() - began <= 13.2
 
     async def test_a_waiting_mail_is_withdrawn(self, make: Any, store: Store) -> None:
@@ -245,11 +273,11 @@ class TestTimeout:
 
         store.act = hang
         gateway = await make(save_timeout=10.0, max_leases=1, batch_items_max=1)
-        first = asyncio.create_task(gateway.save(await received(gateway)))
+        first = asyncio.create_task(saved(gateway, await received(gateway)))
         await asyncio.sleep(1)
         second = await received(gateway)
 
-        assert await gateway.save(second) == TROUBLE
+        assert await saved(gateway, second) == TROUBLE
         release.set()
         await first
         await asyncio.sleep(30)
@@ -273,11 +301,11 @@ class TestTimeout:
             save_timeout=5.0,
             retry=RetryConfig(first=1000.0, longest=1000.0),
         )
-        first = asyncio.create_task(gateway.save(await received(gateway)))
+        first = asyncio.create_task(saved(gateway, await received(gateway)))
         await asyncio.sleep(0.001)
         second = await received(gateway)
 
-        assert await gateway.save(second) == TROUBLE
+        assert await saved(gateway, second) == TROUBLE
         assert 5.0 <= loop.time() - began <= 5.1
         assert (await first).positive
         assert second not in store.kept
@@ -297,7 +325,7 @@ class TestTimeout:
         loop = asyncio.get_running_loop()
         began = loop.time()
 
-        assert await gateway.save(envelope) == TROUBLE
+        assert await saved(gateway, envelope) == TROUBLE
         assert 15.0 <= loop.time() - began <= 15.1
         assert isinstance(envelope.body, HeldBody)
         assert len(envelope.body.read()), "the running step still needs the body"
@@ -318,7 +346,7 @@ class TestTimeout:
         store.act = hang
         gateway = await make()
         envelope = await received(gateway)
-        saving = asyncio.create_task(gateway.save(envelope))
+        saving = asyncio.create_task(saved(gateway, envelope))
         await asyncio.sleep(1)
         saving.cancel()
         await asyncio.sleep(1)
@@ -382,7 +410,7 @@ class TestFull:
         full = FullConfig(max_items=2)
         gateway = await make(full_behavior=full, batch_items_max=2, max_leases=1)
         mails = [await received(gateway) for _ in range(3)]
-        saving = [asyncio.create_task(gateway.save(mail)) for mail in mails]
+        saving = [asyncio.create_task(saved(gateway, mail)) for mail in mails]
         await asyncio.sleep(1)
 
         assert gateway.admit(Session(), 0) == STORE_FULL
@@ -399,11 +427,11 @@ class TestFull:
 
         store.act = hang
         gateway = await make(full_behavior=FullConfig(max_items=1), batch_items_max=1, save_timeout=5.0)
-        first = asyncio.create_task(gateway.save(await received(gateway)))
+        first = asyncio.create_task(saved(gateway, await received(gateway)))
         await asyncio.sleep(1)
         late = await received(gateway)
 
-        assert await gateway.save(late) == TROUBLE
+        assert await saved(gateway, late) == TROUBLE
         release.set()
         await first
         assert late not in store.kept
@@ -554,12 +582,12 @@ class TestClose:
 
         store.act = slow
         gateway = await make()
-        saving = asyncio.create_task(gateway.save(await received(gateway)))
+        saving = asyncio.create_task(saved(gateway, await received(gateway)))
         await asyncio.sleep(1)
         await gateway.aclose(asyncio.get_running_loop().time() + 30)
 
         assert (await saving).positive
-        assert await gateway.save(await received(gateway)) == TROUBLE
+        assert await saved(gateway, await received(gateway)) == TROUBLE
 
     async def test_past_the_deadline_mails_are_given_up(self, make: Any, store: Store) -> None:
         """Their clients were, or are, told 451."""
@@ -569,7 +597,7 @@ class TestClose:
 
         store.act = fail
         gateway = await make(save_timeout=25.0)
-        saving = asyncio.create_task(gateway.save(await received(gateway)))
+        saving = asyncio.create_task(saved(gateway, await received(gateway)))
         await asyncio.sleep(1)
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -611,7 +639,7 @@ class TestLog:
         caplog.set_level(logging.INFO, "mailpipe.mail")
         gateway = await make()
         envelope = await received(gateway)
-        await gateway.save(envelope)
+        await saved(gateway, envelope)
 
         (line,) = caplog.records
         fields = line.__dict__["fields"]
@@ -632,7 +660,7 @@ class TestLog:
         gateway = await make("stream | store", {"stream": stream})
         envelope = await received(gateway)
 
-        assert (await gateway.save(envelope)).code == 451
+        assert (await saved(gateway, envelope)).code == 451
         (line,) = [record for record in caplog.records if record.message == "a stream step failed"]
         assert line.__dict__["fields"]["queue_id"] == envelope.queue_id
         assert SECRET in caplog.text

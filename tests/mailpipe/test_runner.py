@@ -1,7 +1,7 @@
 """A Chain running: taps, the envelope stage, the batch stage, and as the SendFn of a Channel."""
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Awaitable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,12 @@ NATURAL: Any = ChannelOptions(batch_age_max=0, retry=RetryPolicy(wait=lambda sta
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+async def done(pending: Awaitable[None] | None) -> None:
+    """Wait for it, if there is something to wait for."""
+    if pending is not None:
+        await pending
 
 
 class Keep:
@@ -235,7 +241,7 @@ class TestThreads:
 
         steps = {name: note(name) for name in ("one", "two")} | {"here": note("here", inline=True)}
         async with Chain("one | two | here", steps=steps) as chain:
-            await chain.judge(mail())
+            await done(chain.judge(mail()))
 
         assert seen["one"] == seen["two"] != threading.get_ident()
         assert seen["here"] == threading.get_ident()
@@ -322,7 +328,7 @@ class TestEnvelopeStage:
         for steps in ({"a": refuses, "b": never}, {"a": processor("a", inline=True)(refuses), "b": never}):
             chain = Chain("a | b", steps=steps)
             with pytest.raises(Rejected) as caught:
-                await chain.judge(mail())
+                await done(chain.judge(mail()))
             assert caught.value.reply == NO
 
     @pytest.mark.parametrize("error", [ValueError("secret"), ConnectionError("secret"), StopIteration()])
@@ -340,7 +346,7 @@ class TestEnvelopeStage:
         for step in (fails, fails_in_a_thread):
             envelope = mail()
             with pytest.raises(Deferred) as caught:
-                await Chain("fails", steps={"fails": step}).judge(envelope)
+                await done(Chain("fails", steps={"fails": step}).judge(envelope))
             assert str(caught.value.reply).startswith("451 4.3.0")
             assert "secret" not in str(caught.value.reply)
             assert f"{envelope.queue_id}: step fails" in caplog.text
@@ -361,7 +367,7 @@ class TestStreamStage:
             pending = taps.write(bytes(size))
             if pending is not None:
                 await pending
-        await taps.close()
+        await done(taps.close())
 
         assert seen == [(10, True), (100_000, False), (20, True)]
 
@@ -387,7 +393,7 @@ class TestStreamStage:
         assert ends == ["aborted"]
         taps.write(b"y")
         with pytest.raises(Rejected):
-            await taps.close()
+            await done(taps.close())
 
     async def test_an_unknown_error_is_451(self, mail: Any) -> None:
         """Whatever the step raised."""
@@ -399,7 +405,7 @@ class TestStreamStage:
         taps = Chain("fails", steps={"fails": fails}).open(mail())
         taps.write(b"x")
         with pytest.raises(Deferred, match=r"451 4\.3\.0"):
-            await taps.close()
+            await done(taps.close())
 
     async def test_abort_waits_for_the_thread(self, mail: Any) -> None:
         """A client that vanishes while a step works: it ends first, then it is aborted."""

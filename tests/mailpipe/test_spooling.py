@@ -1,6 +1,7 @@
 """The spool: answered when the journal has a mail, delivered when the storages can; on a real clock."""
 
 import asyncio
+import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -119,6 +120,12 @@ async def until(what: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def saved(gateway: Gateway, envelope: Envelope) -> Any:
+    """The verdict, whether it is there at once or has to be awaited."""
+    verdict = gateway.save(envelope)
+    return await verdict if inspect.isawaitable(verdict) else verdict
+
+
 async def sent(gateway: Gateway, body: bytes = SMALL, *to: str) -> tuple[str, Any]:
     """One mail, and its verdict."""
     session = Session(peer="192.0.2.1", helo="client.example.org", hostname="mx.example.org")
@@ -130,8 +137,9 @@ async def sent(gateway: Gateway, body: bytes = SMALL, *to: str) -> tuple[str, An
     sink = gateway.open(envelope)
     if (stall := sink.write(body)) is not None:
         await stall
-    await sink.close()
-    return envelope.queue_id, await gateway.save(envelope)
+    if (closing := sink.close()) is not None:
+        await closing
+    return envelope.queue_id, await saved(gateway, envelope)
 
 
 class TestOutage:

@@ -1,6 +1,7 @@
 """Background jobs: begun by the mail's own commit, done at least once, given up in sight."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,12 @@ async def start(tmp_path: Path, post: Post) -> AsyncIterator[Callable[..., Await
         await daemon.stop()
 
 
+async def saved(gateway: Gateway, envelope: Envelope) -> Any:
+    """The verdict, whether it is there at once or has to be awaited."""
+    verdict = gateway.save(envelope)
+    return await verdict if inspect.isawaitable(verdict) else verdict
+
+
 async def mail(gateway: Gateway, body: bytes = b"Subject: x\r\n\r\nx\r\n") -> str:
     """Send one mail through the gateway; its id."""
     session = Session()
@@ -68,8 +75,9 @@ async def mail(gateway: Gateway, body: bytes = b"Subject: x\r\n\r\nx\r\n") -> st
     envelope.recipients = [Recipient("b@x", (), envelope, session), Recipient("c@x", (), envelope, session)]
     sink = gateway.open(envelope)
     sink.write(body)
-    await sink.close()
-    answer = await gateway.save(envelope)
+    if (closing := sink.close()) is not None:
+        await closing
+    answer = await saved(gateway, envelope)
     assert isinstance(answer, Reply)
     assert answer.code == 250
     return envelope.queue_id
@@ -191,8 +199,9 @@ class TestOwnOutbox:
         gateway = daemon.gateway()
         envelope = Envelope(gateway.new_queue_id(), Session(), 1.0)
         sink = gateway.open(envelope)
-        await sink.close()
-        answer = await gateway.save(envelope)
+        if (closing := sink.close()) is not None:
+            await closing
+        answer = await saved(gateway, envelope)
 
         assert isinstance(answer, Reply)
         assert answer.code == 451

@@ -14,7 +14,7 @@ import attrs
 import pytest
 import trustme
 
-from mailpipe.envelope import Envelope, MemoryBody, Recipient, Session, make_queue_id
+from mailpipe.envelope import Envelope, MemoryBody, Recipient, Session, Verdict, make_queue_id
 from mailpipe.receivers.options import ServerOptions
 from mailpipe.receivers.server import SmtpServer
 from mailpipe.receivers.sweep import Sweep
@@ -54,10 +54,11 @@ class RecordingSink:
         self.chunks.append(chunk)
         return self.gateway.on_write(self)
 
-    async def close(self) -> None:
+    def close(self) -> Awaitable[None] | None:
         assert not self.ended, f"close after {self.ended}"
         self.ended = "close"
         self.envelope.body = MemoryBody(b"".join(self.chunks))
+        return None if self.gateway.at_once else asyncio.sleep(0)
 
     def abort(self) -> None:
         assert not self.ended, f"abort after {self.ended}"
@@ -78,7 +79,9 @@ class RecordingGateway:
     on_validate: "Callable[[str], Answer]" = lambda address: None
     on_open: Callable[[], None] = lambda: None
     on_write: Callable[[RecordingSink], Awaitable[None] | None] = lambda sink: None
-    on_save: Callable[[Envelope], Awaitable[Reply | tuple[Reply, ...]]] | None = None
+    on_save: Callable[[Envelope], Verdict | Awaitable[Verdict]] | None = None
+    at_once: bool = False
+    """Sinks close, and verdicts that need no waiting are given, without any."""
 
     _count: Any = attrs.field(factory=itertools.count)
 
@@ -98,9 +101,19 @@ class RecordingGateway:
         self.sinks.append(RecordingSink(self, envelope))
         return self.sinks[-1]
 
-    async def save(self, envelope: Envelope) -> Reply | tuple[Reply, ...]:
+    def save(self, envelope: Envelope) -> Verdict | Awaitable[Verdict]:
+        if not self.at_once:
+            return self._save(envelope)
+        verdict = self.on_save(envelope) if self.on_save else queued_as(envelope.queue_id)
+        assert isinstance(verdict, Reply | tuple)
+        self.saved.append(envelope)
+        return verdict
+
+    async def _save(self, envelope: Envelope) -> Verdict:
         try:
-            verdict = await self.on_save(envelope) if self.on_save else queued_as(envelope.queue_id)
+            verdict = self.on_save(envelope) if self.on_save else queued_as(envelope.queue_id)
+            if not isinstance(verdict, Reply | tuple):
+                verdict = await verdict
         except asyncio.CancelledError:
             self.cancelled += 1
             raise

@@ -282,6 +282,7 @@ class TestGatewayAnswers:
             msg = "secret"
             raise RuntimeError(msg)
 
+        gateway.at_once = not late
         good = getattr(gateway, where)
         setattr(gateway, where, fail)
         await client.reply()
@@ -320,6 +321,44 @@ class TestGatewayAnswers:
             else:
                 await client.talk("MAIL FROM:<a@b>", "RCPT TO:<c@b>", "DATA")
             assert await client.command(".") == str(told)
+
+    async def test_a_verdict_without_waiting_is_told_in_the_same_write(
+        self, start: Any, connect: Any, gateway: Any
+    ) -> None:
+        """A chain that waits for nothing costs no task, and nobody a turn of the loop."""
+        gateway.at_once = True
+        server = await start()
+        client = await connect(server)
+        await client.begin(data=False)
+        (connection,) = server._connections  # noqa: SLF001
+        connection.data_received(b"DATA\r\ntext\r\n.\r\nNOOP\r\n")
+
+        assert not connection.suspended
+        assert len(gateway.saved) == 1
+        codes = [(await client.reply())[:3] for _ in range(3)]
+        assert codes == ["354", "250", "250"]
+
+    async def test_a_sink_that_cannot_close_is_451(
+        self, client: Any, gateway: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Trouble of ours, at once or later; the next mail is not harmed."""
+        await client.begin()
+        sink = type(gateway.sinks[0])
+
+        async def later(_: object) -> None:
+            msg = "secret"
+            raise OSError(msg)
+
+        def now(_: object) -> None:
+            msg = "secret"
+            raise OSError(msg)
+
+        for close in (later, now):
+            with monkeypatch.context() as patched:
+                patched.setattr(sink, "close", close)
+                assert (await client.command("text\r\n.")).startswith("451 4.3.0 ")
+            await client.talk("MAIL FROM:<a@b>", "RCPT TO:<c@b>", "DATA")
+        assert (await client.command("fine\r\n."))[:3] == "250"
 
 
 class TestPipelining:
