@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bounds, channel, mail, memory, peers, stores
+from benchmarks import bounds, channel, mail, memory, peers, stores, workers
 from benchmarks.compare import Verdict, changes, notes
 from benchmarks.compare import as_table as as_comparison
 from benchmarks.measure import GROUPS, Result, Row, Unavailable, subject_first, summarise
@@ -21,7 +21,15 @@ from benchmarks.results import NotOurs, Run, as_json, read
 
 __all__ = ["main", "measure"]
 
-ROWS: tuple[Row, ...] = (*channel.ROWS, *memory.ROWS, *peers.ROWS, *stores.ROWS, *mail.ROWS, *bounds.ROWS)
+ROWS: tuple[Row, ...] = (
+    *channel.ROWS,
+    *memory.ROWS,
+    *peers.ROWS,
+    *stores.ROWS,
+    *mail.ROWS,
+    *workers.ROWS,
+    *bounds.ROWS,
+)
 
 
 def _print(text: str) -> None:

@@ -3,7 +3,8 @@ The load: SMTP sessions from a process of its own (``python -m benchmarks.load``
 
 Each session stays connected, unless it is told to come anew for every mail, and goes step by step (MAIL, RCPT, DATA, body),
 waiting for every reply, unless it is told to use PIPELINING where that is offered. A reply that is not the expected one ends
-the run. Prints one JSON object: when it started and ended on the system's monotonic clock.
+the run. Prints one JSON object: when it started and ended on the system's monotonic clock, what CPU time it took itself, and
+how long its sessions waited from the body to its reply.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import attrs
 
 from benchmarks.bodies import mails
 
-__all__ = ["Plan", "command"]
+__all__ = ["Plan", "Report", "command"]
 
 
 @attrs.frozen(kw_only=True)
@@ -47,6 +48,27 @@ class Plan:
     """Seconds; a run that takes longer fails."""
 
 
+@attrs.frozen(kw_only=True)
+class Report:
+    """What came of a plan; seconds throughout."""
+
+    started: float
+    """On the system's monotonic clock."""
+
+    ended: float
+    """When the last mail was answered."""
+
+    mails: int
+    cpu: float
+    """Of this process, user and system."""
+
+    p50: float
+    """Half of the mails were answered sooner, from the body's write to the reply."""
+
+    p99: float
+    """All but one in a hundred were."""
+
+
 def command(plan: Plan) -> list[str]:
     """The command line that carries *plan* out."""
     options = [f"--{name}={value}" for name, value in attrs.asdict(plan).items()]
@@ -57,9 +79,15 @@ class _Session(asyncio.Protocol):
     """One client; sends the next thing when the reply to the last one is whole."""
 
     def __init__(
-        self, tickets: Iterator[int], bodies: list[bytes], plan: Plan, over: Callable[[str], None]
+        self,
+        tickets: Iterator[int],
+        bodies: list[bytes],
+        plan: Plan,
+        over: Callable[[str], None],
+        waits: list[float],
     ) -> None:
         self._tickets, self._bodies, self._plan, self._over = tickets, bodies, plan, over
+        self._waits = waits
         self._offered = b""
         self._unread = b""
         self._steps = self._dialogue()
@@ -83,7 +111,9 @@ class _Session(asyncio.Protocol):
                 yield sender, (b"250",)
                 yield recipient, (b"250",)
                 yield b"DATA\r\n", (b"354",)
+            sent = time.monotonic()
             yield bodies[ticket % len(bodies)], (b"250",)
+            self._waits.append(time.monotonic() - sent)
         yield b"QUIT\r\n", (b"221",)
 
     def data_received(self, data: bytes) -> None:
@@ -117,12 +147,13 @@ class _Session(asyncio.Protocol):
         self._end(f"connection lost: {exc}")
 
 
-async def _run(plan: Plan) -> dict[str, float]:
+async def _run(plan: Plan) -> Report:
     # A body each would only fill this process's memory; up to 64 different ones are uneven enough.
     different = max(2, min(64, 64_000_000 // plan.size))
     bodies = [mail + b".\r\n" for mail in mails(plan.size, different)]
     left = plan.mails
     numbers = counter()
+    waits: list[float] = []
 
     def tickets() -> Iterator[int]:
         nonlocal left
@@ -139,7 +170,9 @@ async def _run(plan: Plan) -> dict[str, float]:
     async def visit() -> None:
         mine = tickets() if plan.kept else islice(tickets(), 1)
         try:
-            await loop.create_connection(lambda: _Session(mine, bodies, plan, over), plan.host, plan.port)
+            await loop.create_connection(
+                lambda: _Session(mine, bodies, plan, over, waits), plan.host, plan.port
+            )
         except OSError as error:
             over(f"no connection: {error}")
 
@@ -159,12 +192,21 @@ async def _run(plan: Plan) -> dict[str, float]:
     loop.set_exception_handler(lambda _, context: over(str(context.get("exception", context["message"]))))
     gc.collect()
     gc.freeze()
-    started = time.monotonic()
+    started, cpu = time.monotonic(), time.process_time()
     for _ in range(plan.sessions):
         await visit()
     async with asyncio.timeout(plan.within):
         await done
-    return {"started": started, "ended": time.monotonic(), "mails": plan.mails}
+    ended, cpu = time.monotonic(), time.process_time() - cpu
+    waits.sort()
+    return Report(
+        started=started,
+        ended=ended,
+        mails=plan.mails,
+        cpu=cpu,
+        p50=waits[len(waits) // 2],
+        p99=waits[len(waits) * 99 // 100],
+    )
 
 
 def _main() -> None:
@@ -182,7 +224,7 @@ def _main() -> None:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        print(json.dumps(runner.run(_run(plan))))  # noqa: T201 -- the program's output
+        print(json.dumps(attrs.asdict(runner.run(_run(plan)))))  # noqa: T201 -- the program's output
 
 
 if __name__ == "__main__":

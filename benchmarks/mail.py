@@ -8,20 +8,30 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import attrs
 
 from benchmarks import postfix
-from benchmarks.load import Plan, command
+from benchmarks.load import Plan, Report, command
 from benchmarks.measure import Row, Sides, Unavailable, at_least
-from benchmarks.servers import folder, listening, mailpipe, stored
+from benchmarks.servers import Server, cpu_seconds, folder, listening, mailpipe, stored
 
-__all__ = ["ROWS", "accepted", "into_maildir", "send", "slow_disk"]
+__all__ = [
+    "ACCEPT_ONLY",
+    "DURABLE",
+    "ROWS",
+    "accepted",
+    "cpu_per_mail",
+    "into_maildir",
+    "loaded",
+    "send",
+    "slow_disk",
+]
 
-_ACCEPT_ONLY = """
+ACCEPT_ONLY = """
 [[servers]]
 listen = "127.0.0.1:0"
 gateway = "default"
@@ -30,7 +40,7 @@ gateway = "default"
 process = "discard"
 """
 
-_DURABLE = """
+DURABLE = """
 [[servers]]
 listen = "127.0.0.1:0"
 gateway = "default"
@@ -53,20 +63,37 @@ def _slowed(milliseconds: int) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def send(plan: Plan) -> tuple[float, float]:
-    """Run the load in its own process; returns when it began and when the last 250 was there."""
+def loaded(plan: Plan) -> Report:
+    """
+    Run the load in its own process, to its end.
+
+    Raises:
+        RuntimeError: If a mail was not taken, or too late.
+    """
     done = subprocess.run(command(plan), capture_output=True, text=True, check=False)
     if done.returncode:
         msg = f"the load failed: {done.stderr[-800:]}"
         raise RuntimeError(msg)
-    report = json.loads(done.stdout)
-    return report["started"], report["ended"]
+    return Report(**json.loads(done.stdout))
+
+
+def send(plan: Plan) -> tuple[float, float]:
+    """Run the load; returns when it began and when the last 250 was there."""
+    report = loaded(plan)
+    return report.started, report.ended
 
 
 def accepted(plan: Plan) -> float:
     """Mails per second until the last one is acknowledged."""
     started, ended = send(plan)
     return plan.mails / (ended - started)
+
+
+def cpu_per_mail(plan: Plan, server: Server) -> float:
+    """Microseconds of CPU, user and system, that *server* takes for a mail."""
+    before = cpu_seconds(server)
+    loaded(plan)
+    return (cpu_seconds(server) - before) / plan.mails * 1e6
 
 
 def into_maildir(plan: Plan, server: postfix.Postfix) -> float:
@@ -79,17 +106,19 @@ def into_maildir(plan: Plan, server: postfix.Postfix) -> float:
 
 @contextmanager
 def _accept_only(
-    scale: float, *, size: int, mails: int, loop: str = "", pipelining: int = 0
+    scale: float, *, size: int, mails: int, loop: str = "", pipelining: int = 0, of_cpu: bool = False
 ) -> Iterator[Sides]:
     plan = Plan(port=0, mails=max(40, int(mails * scale)), size=size, pipelining=pipelining)
     stock = [sys.executable, "-m", "benchmarks.stock", *([loop] if loop else [])]
     with folder() as place, ExitStack() as stack:
-        ours = stack.enter_context(mailpipe(place, "accept", _ACCEPT_ONLY))
+        ours = stack.enter_context(mailpipe(place, "accept", ACCEPT_ONLY))
         theirs = stack.enter_context(listening(stock, place / "stock.log"))
-        yield Sides(
-            partial(accepted, attrs.evolve(plan, port=ours.port)),
-            partial(accepted, attrs.evolve(plan, port=theirs.port)),
-        )
+
+        def side(server: Server) -> Callable[[], float]:
+            one = attrs.evolve(plan, port=server.port)
+            return partial(cpu_per_mail, one, server) if of_cpu else partial(accepted, one)
+
+        yield Sides(side(ours), side(theirs))
 
 
 @contextmanager
@@ -98,7 +127,7 @@ def _durable(scale: float, *, mails: int) -> Iterator[Sides]:
     sent = 0
     with folder() as place, ExitStack() as stack:
         theirs = stack.enter_context(postfix.running(place, users=plan.recipients))
-        ours = stack.enter_context(mailpipe(place, "durable", _DURABLE.format(more="")))
+        ours = stack.enter_context(mailpipe(place, "durable", DURABLE.format(more="")))
 
         def subject() -> float:
             nonlocal sent
@@ -120,9 +149,9 @@ def slow_disk(scale: float, *, milliseconds: int = 10) -> Iterator[Sides]:
     many = Plan(port=0, sessions=100, mails=max(200, int(4000 * scale)))
     few = attrs.evolve(many, mails=max(100, int(200 * scale)))
     with folder() as place, ExitStack() as stack:
-        single = _DURABLE.format(more="batch_items_max = 1")
+        single = DURABLE.format(more="batch_items_max = 1")
         ours = stack.enter_context(
-            mailpipe(place, "group", _DURABLE.format(more=""), under=_slowed(milliseconds))
+            mailpipe(place, "group", DURABLE.format(more=""), under=_slowed(milliseconds))
         )
         alone = stack.enter_context(mailpipe(place, "single", single, under=_slowed(milliseconds)))
         yield Sides(
@@ -156,6 +185,14 @@ ROWS = (
         unit="mails/s",
         turns=7,
         open=partial(_accept_only, size=2048, mails=3000, pipelining=1),
+    ),
+    Row(
+        name="accept-2k-cpu",
+        what="CPU time of the server for a mail of 2 kB that is not kept",
+        yardstick="aiosmtpd as installed",
+        unit="us",
+        turns=7,
+        open=partial(_accept_only, size=2048, mails=3000, of_cpu=True),
     ),
     Row(
         name="accept-50k",

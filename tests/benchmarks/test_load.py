@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from benchmarks.load import Plan, command
+from benchmarks.load import Plan, Report, command
 
 
 class _Sink(socketserver.ThreadingTCPServer):
@@ -76,7 +76,10 @@ class TestLoad:
             done = run(Plan(port=server.port, sessions=4, mails=30, size=1000, kept=kept))
 
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["mails"] == 30
+        report = Report(**json.loads(done.stdout))
+        assert report.mails == 30
+        assert 0 < report.p50 <= report.p99 < report.ended - report.started
+        assert report.cpu > 0
         assert sum(server.visits) == 30
         # A visit that finds no mail left to send says goodbye at once.
         assert visits <= len(server.visits) <= visits + 4
