@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import bounds, channel, mail, memory, peers, stores, workers
+from benchmarks import bounds, channel, mail, mailmatrix, memory, peers, stores, workers
 from benchmarks.compare import Verdict, changes, notes
 from benchmarks.compare import as_table as as_comparison
 from benchmarks.measure import GROUPS, Result, Row, Unavailable, subject_first, summarise
@@ -29,6 +29,7 @@ ROWS: tuple[Row, ...] = (
     *mail.ROWS,
     *workers.ROWS,
     *bounds.ROWS,
+    *mailmatrix.ROWS,
 )
 
 
@@ -42,7 +43,12 @@ def _refuse(text: str) -> SystemExit:
 
 
 def measure(
-    row: Row, *, scale: float = 1.0, turns: int | None = None, progress: Progress | None = None
+    row: Row,
+    *,
+    scale: float = 1.0,
+    turns: int | None = None,
+    warm_up: bool = True,
+    progress: Progress | None = None,
 ) -> Result:
     """
     Run one row: a warm-up of each side, then the pairs.
@@ -53,6 +59,8 @@ def measure(
         scale: Of the amount of work; 1.0 as published.
 
         turns: Pairs to measure; None for the row's own number.
+
+        warm_up: Whether a turn of each side is thrown away first; without it figures mean little.
 
         progress: Is told of each pair.
 
@@ -68,7 +76,7 @@ def measure(
         pairs = [(sides.subject, mine)]
         if sides.yardstick is not None:
             pairs.append((sides.yardstick, theirs))
-        for side, _ in pairs:
+        for side, _ in pairs if warm_up else ():
             side()
         for turn in range(count):
             for side, samples in pairs if subject_first(turn) else reversed(pairs):

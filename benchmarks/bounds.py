@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 from benchmarks import bodies
 from benchmarks.load import Plan, command
-from benchmarks.measure import Row, Sides, Unavailable, at_most
+from benchmarks.measure import Row, Sides, at_most
+from benchmarks.process import memory
 from benchmarks.servers import Server, folder, mailpipe
 
 __all__ = ["ROWS"]
@@ -66,25 +66,15 @@ class _Client:
         self._socket.close()
 
 
-def _memory(server: Server, key: str) -> float:
-    """A figure of the server's memory in MiB, as the kernel counts it."""
-    status = Path(f"/proc/{server.pid}/status")
-    if not status.exists():
-        reason = "there is no /proc to read a process's memory from"
-        raise Unavailable(reason)
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-    return int(lines[key].split()[0]) / 1024
-
-
 def _growth(octets: int) -> float:
     """Of a fresh server, from before the mail to the highest point; MiB."""
     with folder() as place, mailpipe(place, "huge", _CONFIG) as server:
         client = _Client(server.port)
         client.command(b"NOOP", b"250")
-        before = _memory(server, "VmRSS")
+        before = memory(server.pid, "VmRSS")
         client.send_huge(octets)
         client.close()
-        return _memory(server, "VmHWM") - before
+        return memory(server.pid, "VmHWM") - before
 
 
 @contextmanager

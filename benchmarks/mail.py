@@ -17,7 +17,8 @@ import attrs
 from benchmarks import postfix
 from benchmarks.load import Plan, Report, command
 from benchmarks.measure import Row, Sides, Unavailable, at_least
-from benchmarks.servers import Server, cpu_seconds, folder, listening, mailpipe, stored
+from benchmarks.process import cpu_seconds
+from benchmarks.servers import Server, folder, listening, mailpipe, stored
 
 __all__ = [
     "ACCEPT_ONLY",
@@ -91,9 +92,9 @@ def accepted(plan: Plan) -> float:
 
 def cpu_per_mail(plan: Plan, server: Server) -> float:
     """Microseconds of CPU, user and system, that *server* takes for a mail."""
-    before = cpu_seconds(server)
+    before = cpu_seconds(server.pid)
     loaded(plan)
-    return (cpu_seconds(server) - before) / plan.mails * 1e6
+    return (cpu_seconds(server.pid) - before) / plan.mails * 1e6
 
 
 def into_maildir(plan: Plan, server: postfix.Postfix) -> float:

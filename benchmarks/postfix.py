@@ -16,7 +16,7 @@ import attrs
 
 from benchmarks.measure import Unavailable
 
-__all__ = ["Postfix", "running"]
+__all__ = ["Postfix", "free_port", "running"]
 
 _SERVICES = """\
 {listen}  inet  n - n - -    smtpd
@@ -110,7 +110,8 @@ class Postfix:
                 (folder / name).unlink()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nobody listens on right now."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -156,7 +157,7 @@ def running(folder: Path, *, users: int = 20) -> Iterator[Postfix]:
     if os.geteuid() != 0:
         reason = "postfix can be started by root only"
         raise Unavailable(reason)
-    root, port = folder / "postfix", _free_port()
+    root, port = folder / "postfix", free_port()
     _write(root, port, users)
     command = ["postfix", "-c", str(root / "etc")]
     started = subprocess.run([*command, "start"], capture_output=True, text=True, check=False)

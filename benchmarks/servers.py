@@ -2,7 +2,6 @@
 Servers of our own for one row: started in processes and folders of their own, and ended.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["Server", "cpu_seconds", "folder", "listening", "mailpipe", "stored"]
+__all__ = ["Server", "folder", "listening", "mailpipe", "stored"]
 
 
 @attrs.frozen
@@ -23,30 +22,6 @@ class Server:
 
     port: int
     pid: int
-
-
-def cpu_seconds(server: Server) -> float:
-    """What *server* and its workers have used so far, user and system, to the microsecond."""
-    return sum(_cpu_of(pid) for pid in (server.pid, *_children(server.pid)))
-
-
-def _cpu_of(pid: int) -> float:
-    seconds = 0.0
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        # A thread that ended meanwhile had nothing to do with the load.
-        with contextlib.suppress(OSError):
-            seconds += int((thread / "schedstat").read_text().split()[0]) / 1e9
-    return seconds
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == pid:
-                found.append(int(process.name))
-    return found
 
 
 @contextmanager
