@@ -1,5 +1,5 @@
 """
-Measure, keep, compare and draw: ``python -m benchmarks list | run | compare | table | plot``.
+Measure, keep, compare and draw: ``python -m benchmarks list | run | compare | table | plot | sweep``.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from benchmarks.plot import NotDrawn, draw
 from benchmarks.progress import Lines, Progress, shown
 from benchmarks.report import as_markdown, as_table, listing, number
 from benchmarks.results import NotOurs, Run, as_json, read
+from benchmarks.sweep import command as sweep
 
 __all__ = ["main", "measure"]
 
@@ -233,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     plot.add_argument("picture", type=Path, metavar="PICTURE", help=".svg or .png")
     plot.add_argument("names", nargs="*", metavar="NAME", help="beginnings of names; none: all")
     plot.set_defaults(do=_plot)
+    sweep.add_arguments(commands.add_parser("sweep", help="find the options that a SendFn runs best with"))
     return parser
 
 

@@ -142,7 +142,8 @@ class ScriptedSink(RecordingSender[T]):
     """
     A receiver with habits, for tests and benchmarks of options.
 
-    A call takes ``a + b * n`` seconds for n items, plus ``b * (n - knee)`` for those beyond *knee*;
+    A call takes ``a + b * n`` seconds for n items, plus ``b * (n - knee)`` for those beyond *knee*, and
+    before that waits its turn if *parallel* others are at it;
     then the first of these that applies happens: the outage, the next of *failures*, the refusal, the
     poison. What is delivered is in `delivered`.
 
@@ -152,6 +153,8 @@ class ScriptedSink(RecordingSender[T]):
         b: Seconds per item.
 
         knee: How many items go smoothly; None: any number.
+
+        parallel: How many calls are served at once, in order of arrival; None: any number.
 
         failures:
             One entry per call, in order: an exception to raise, or None to go on. Afterwards: none.
@@ -168,7 +171,7 @@ class ScriptedSink(RecordingSender[T]):
         marks: See *poison*.
 
     Raises:
-        OptionError: If a time is negative.
+        OptionError: If a time is negative, or *parallel* less than 1.
     """
 
     def __init__(
@@ -177,6 +180,7 @@ class ScriptedSink(RecordingSender[T]):
         b: float = 0.0,
         *,
         knee: int | None = None,
+        parallel: int | None = None,
         failures: Iterable[Exception | None] = (),
         outage: tuple[float, float] | None = None,
         per_second: int | None = None,
@@ -189,7 +193,12 @@ class ScriptedSink(RecordingSender[T]):
         for option, value in (("a", a), ("b", b), ("retry_after", retry_after)):
             if not value >= 0:
                 raise OptionError(option=f"ScriptedSink.{option}", rule="has to be 0 or more", value=value)
+        if parallel is not None and not parallel >= 1:
+            raise OptionError(option="ScriptedSink.parallel", rule="has to be 1 or more", value=parallel)
         self._a, self._b, self._knee = a, b, knee
+        # Made in the first call: before it there may be no event loop to belong to.
+        self._parallel = parallel
+        self._turns: anyio.Semaphore | None = None
         self._failures = iter(failures)
         self._outage = outage
         self._per_second, self._retry_after = per_second, retry_after
@@ -199,10 +208,13 @@ class ScriptedSink(RecordingSender[T]):
     async def _act(self, batch: Batch[T]) -> None:
         beyond = max(0, len(batch) - self._knee) if self._knee is not None else 0
         took = self._a + self._b * (len(batch) + beyond)
-        if took:
-            await anyio.sleep(took)
+        if self._parallel is None:
+            await self._work(took)
         else:
-            await anyio.lowlevel.checkpoint()
+            if self._turns is None:
+                self._turns = anyio.Semaphore(self._parallel)
+            async with self._turns:
+                await self._work(took)
         now = anyio.current_time()
         if self._outage is not None and self._outage[0] <= now < self._outage[1]:
             msg = "the receiver is out of order"
@@ -211,10 +223,18 @@ class ScriptedSink(RecordingSender[T]):
         if failure is not None:
             raise failure
         if self._per_second is not None:
-            recent = sum(1 for call in self.calls if call.at > now - 1.0)
-            if recent > self._per_second:
+            # Calls began in this order, so it is enough to look at the one that would be too many.
+            limit = self._per_second
+            if len(self.calls) > limit and self.calls[-limit - 1].at > now - 1.0:
                 raise RetryAfter(self._retry_after)
         self._taste(batch)
+
+    @staticmethod
+    async def _work(seconds: float) -> None:
+        if seconds:
+            await anyio.sleep(seconds)
+        else:
+            await anyio.lowlevel.checkpoint()
 
     def _taste(self, batch: Batch[T]) -> None:
         """Deliver all but poison."""

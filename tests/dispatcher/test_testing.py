@@ -86,6 +86,17 @@ class TestScriptedSink:
         assert await play(sink, 8, batch_items_max=4) == [0, 1 + 0.1 * (4 + 2)]
         assert sink.delivered == list(range(8))
 
+    async def test_serves_so_many_at_once_and_lets_others_wait(self) -> None:
+        sink = ScriptedSink[int](a=1.0, parallel=2)
+        start = anyio.current_time()
+        await play(sink, 8, max_leases=4)
+        assert sink.running_max == 4
+        assert anyio.current_time() - start == pytest.approx(2.0)
+
+    def test_refuses_to_serve_nobody(self) -> None:
+        with pytest.raises(OptionError, match=r"ScriptedSink.parallel has to be 1 or more, got 0"):
+            ScriptedSink(parallel=0)
+
     async def test_fails_as_scripted_and_then_no_more(self) -> None:
         sink = ScriptedSink[int](failures=[ConnectionError("first"), None, ConnectionError("third")])
         await play(sink, 6, retry=RetryPolicy())
