@@ -6,19 +6,23 @@ import argparse
 import importlib.util
 import os
 import platform
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from benchmarks.sweep import plot, show
 from benchmarks.sweep.advice import Advice, verdict
 from benchmarks.sweep.cells import BadArgument, Grid, duration, durations, sizes, wholes
-from benchmarks.sweep.course import Course, NothingDelivered, Plan
+from benchmarks.sweep.course import Course, NothingDelivered, Plan, Stopped
 from benchmarks.sweep.goals import Goal
 from benchmarks.sweep.progress import Progress, progress
 from benchmarks.sweep.record import Record, Versus
 from benchmarks.sweep.sinks import load_maker, load_sink
-from benchmarks.sweep.trial import Load
+from benchmarks.sweep.trial import Load, TurnFailed
 
 __all__ = ["add_arguments", "run"]
 
@@ -151,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
     Run a sweep and print what it found.
 
     Returns:
-        The exit status: 0, 1 if nothing could be delivered, 2 for wrong use, 130 after Ctrl-C.
+        The exit status: 0, 1 if the target does not work, 2 for wrong use, 130 after Ctrl-C.
     """
     try:
         plan, record = _read(arguments)
@@ -165,7 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
         except BadArgument as error:  # an opener shows what it opens when it is called
             told.say(f"sweep: {error}")
             return 2
-        except NothingDelivered as error:
+        except (NothingDelivered, TurnFailed) as error:
             told.say(f"sweep: {error}")
             return 1
     _report(record, advice, versus, stopped=stopped)
@@ -184,17 +188,42 @@ def run(arguments: argparse.Namespace) -> int:
     return 130 if stopped else 0
 
 
+@contextmanager
+def _until_ctrl_c(told: Progress) -> Iterator[Callable[[], bool]]:
+    """
+    Whether Ctrl-C was pressed.
+
+    A handler of our own, for a KeyboardInterrupt may come up in a finalizer, where it is lost, and in
+    the middle of a turn it would leave the user's sink half open. The second one is raised as always.
+    """
+    pressed = False
+
+    def press(signum: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+        told.say("stopping after this turn; once more to stop at once")
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _course(plan: Plan, record: Record, told: Progress) -> tuple[Advice | None, Versus | None, bool]:
     """Run it; Ctrl-C ends it with what there is."""
-    course = Course(plan, record, told)
     advice: Advice | None = None
-    try:
-        advice = course.run()
-        if plan.pairs:
-            told.say("beside the defaults:")
-            return advice, course.against_defaults(advice.cell), False
-    except KeyboardInterrupt:
-        return advice, None, True
+    with _until_ctrl_c(told) as stop:
+        course = Course(plan, record, told, stop)
+        try:
+            advice = course.run()
+            if plan.pairs:
+                told.say("beside the defaults:")
+                return advice, course.against_defaults(advice.cell), False
+        except (Stopped, KeyboardInterrupt):
+            return advice, None, True
     return advice, None, False
 
 

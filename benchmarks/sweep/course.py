@@ -21,11 +21,15 @@ from benchmarks.sweep.show import line
 from benchmarks.sweep.sinks import MakeItem, OpenSink
 from benchmarks.sweep.trial import Load, run_turn
 
-__all__ = ["Course", "NothingDelivered", "Plan"]
+__all__ = ["Course", "NothingDelivered", "Plan", "Stopped"]
 
 
 class NothingDelivered(Exception):
     """The first turn delivered nothing, so there is nothing to tune; the text tells what happened."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and has done so after the turn that ran."""
 
 
 @attrs.frozen(kw_only=True)
@@ -80,10 +84,13 @@ class Course:
         record: Where the turns go.
 
         told: Where progress goes.
+
+        stop: Asked after each turn whether to end.
     """
 
-    def __init__(self, plan: Plan, record: Record, told: Progress) -> None:
+    def __init__(self, plan: Plan, record: Record, told: Progress, stop: Callable[[], bool]) -> None:
         self.record = record
+        self._stop = stop
         self._plan = plan
         self._told = told
         self._numbers = 0
@@ -94,6 +101,8 @@ class Course:
 
         Raises:
             NothingDelivered: If the first turn says that the sink does not work.
+
+            Stopped: If it was asked to.
         """
         record, plan = self.record, self._plan
         grid = record.grid
@@ -115,7 +124,7 @@ class Course:
         return advise(record, tolerance=plan.tolerance)
 
     def against_defaults(self, cell: Cell) -> Versus:
-        """*cell* and the defaults, turn by turn."""
+        """*cell* and the defaults, turn by turn; raises `Stopped` as `run`."""
         sides: tuple[list[Turn], list[Turn]] = ([], [])
         sizes = self.record.item_sizes
         self._told.expect(2 * self._plan.pairs * len(sizes))
@@ -163,6 +172,8 @@ class Course:
         return turn
 
     def _once(self, cell: Cell, size: int, rate: float | None) -> Turn:
+        if self._stop():
+            raise Stopped
         gc.collect()
         load = attrs.evolve(self._plan.load, rate=rate)
         made = self._plan.make

@@ -11,7 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 import anyio
@@ -19,10 +19,10 @@ import anyio.lowlevel
 import attrs
 
 from benchmarks.sweep.figures import Call, Turn, percentile, rate
-from dispatcher import Batch, Channel, ChannelOptions, ChannelStatistics, Receipt, Status
+from dispatcher import Batch, Channel, ChannelOptions, ChannelStatistics, OptionError, Receipt, Status
 from dispatcher.typing import SendFn
 
-__all__ = ["Load", "run_turn"]
+__all__ = ["Load", "TurnFailed", "run_turn"]
 
 WARM_UP = 0.25
 """Of the window's length."""
@@ -53,6 +53,13 @@ class Load:
     rate: float | None = None
     seconds: float = 0.4
     producers: int = 4
+
+
+class TurnFailed(Exception):
+    """The user's opener, or function that makes items, raised; there are no figures. The text says which."""
+
+    def __init__(self, what: str, error: Exception) -> None:
+        super().__init__(f"{what} raised {type(error).__name__}: {error}")
 
 
 class _Watched:
@@ -90,6 +97,7 @@ class _Run:
         self._age = options.batch_age_max
         self._watched = _Watched(send)
         self._errors: Counter[str] = Counter()
+        self._failed: TurnFailed | None = None
         self._chance = random.Random(1)
         self._sampling = False
         self._over = anyio.Event()
@@ -123,6 +131,8 @@ class _Run:
                 await channel.wait_drained()
             left = channel.statistics().live
             channel.cancel()
+        if self._failed is not None:
+            raise self._failed
         return self._figures(begin, end, left)
 
     def _mark(self) -> "_Mark":
@@ -182,6 +192,9 @@ class _Run:
                 await self._produce_at(self._load.rate / self._load.producers, began, number)
         except anyio.ClosedResourceError:
             pass  # the turn ended while this one waited for room
+        except TurnFailed as error:
+            self._failed = error
+            self._group.cancel_scope.cancel()
 
     async def _produce_at(self, per_second: float, began: float, number: int) -> None:
         began += number / per_second / self._load.producers
@@ -199,11 +212,18 @@ class _Run:
     async def _give(self) -> None:
         self._taken += 1
         if self._sampling and self._chance.random() < self._share():
-            receipt = await self._channel.submit(self._make())
+            receipt = await self._channel.submit(self._item())
             self._waiting[receipt] = anyio.current_time()
             self._group.start_soon(self._wait, receipt)
         else:
-            await self._channel.send(self._make())
+            await self._channel.send(self._item())
+
+    def _item(self) -> object:
+        try:
+            return self._make()
+        except Exception as error:
+            what = "the function that makes items"
+            raise TurnFailed(what, error) from error
 
     def _share(self) -> float:
         """Of the items to be timed: all while they are few, and then fewer, so that timing costs little."""
@@ -256,6 +276,17 @@ async def run_turn(
         make: Makes an item.
 
         load: What to offer.
+
+    Raises:
+        TurnFailed: If opening raised, or making an item.
     """
-    async with open_sink() as send:
+    stack = AsyncExitStack()
+    try:
+        send = await stack.enter_async_context(open_sink())
+    except OptionError:
+        raise
+    except Exception as error:
+        what = "opening the sink"
+        raise TurnFailed(what, error) from error
+    async with stack:
         return await _Run(send, options, make, load).run()

@@ -13,7 +13,7 @@ from benchmarks.__main__ import main
 from dispatcher import BlockNewItems, ChannelOptions
 
 ROOT = Path(__file__).parents[3]
-QUICK = ["--seconds=0.005", "--turns=1", "--finals=1", "--pairs=1"]
+QUICK = ["--seconds=0.005", "--turns=1", "--finals=1", "--pairs=0"]
 SMALL = [*QUICK, "--batch-items-max=1..8", "--batch-age-max=0,5ms", "--max-leases=1,2"]
 
 Capture = pytest.CaptureFixture[str]
@@ -28,7 +28,7 @@ def make_source(tmp_path: Path, body: str) -> str:
 class TestSweep:
     def test_prints_table_map_and_one_setting(self, capsys: Capture) -> None:
         """What is recommended can be pasted."""
-        assert main(["sweep", "scripted:a=1ms", *SMALL]) == 0
+        assert main(["sweep", "scripted:a=1ms", *SMALL, "--pairs=1"]) == 0
         out = capsys.readouterr().out
 
         assert "items/s" in out
@@ -45,7 +45,7 @@ class TestSweep:
     def test_writes_every_turn_and_the_machine(self, tmp_path: Path) -> None:
         """Whoever doubts a median can look."""
         file = tmp_path / "sweep.json"
-        arguments = ["--item-size=10,1kB", "--every-cell", f"--json={file}"]
+        arguments = ["--item-size=10,1kB", "--every-cell", "--pairs=1", f"--json={file}"]
         assert main(["sweep", "scripted:a=1ms", *SMALL, "--batch-items-max=1,8", *arguments]) == 0
         read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
 
@@ -113,8 +113,26 @@ class TestSweep:
         assert "nothing was delivered with " in (err := capsys.readouterr().err)
         assert "KeyError: 'no table'" in err
 
+    @pytest.mark.parametrize(
+        ("body", "name", "told"),
+        [
+            ("import contextlib\n@contextlib.asynccontextmanager\nasync def opened():\n    1 / 0\n    yield\n",
+             ["opened"], "opening the sink raised ZeroDivisionError: division by zero"),
+            ("async def send(batch): pass\ndef make(number, size):\n    return 1 / (20 - number)\n",
+             ["send", "--item=make"], "the function that makes items raised ZeroDivisionError"),
+        ],
+    )  # fmt: skip
+    def test_what_else_of_the_user_s_fails_is_told_by_name(
+        self, body: str, name: list[str], told: str, tmp_path: Path, capsys: Capture
+    ) -> None:
+        path = tmp_path / "failing_for_sweep.py"
+        path.write_text(body, encoding="utf-8")
+
+        assert main(["sweep", f"{path}:{name[0]}", *name[1:], *SMALL]) == 1
+        assert told in capsys.readouterr().err
+
     def test_without_finals_and_pairs_it_ends_sooner(self, capsys: Capture) -> None:
-        assert main(["sweep", "scripted:a=1ms", *SMALL, "--finals=0", "--pairs=0"]) == 0
+        assert main(["sweep", "scripted:a=1ms", *SMALL, "--finals=0"]) == 0
         out = capsys.readouterr().out
 
         assert "recommended:" in out

@@ -40,10 +40,14 @@ async def play(
 
 class TestSaturated:
     async def test_throughput_is_what_the_receiver_can_do(self) -> None:
-        """Two at once, 0.1 s a call of 50 items: 1 000 a second."""
+        """
+        Two at once, 0.1 s a call of 50 items: 1 000 a second.
+
+        Both end at the same moment, and the window's edge may come between them: a batch more or less.
+        """
         turn = await play(ScriptedSink(a=0.1), Cell(50, 0.2, 2))
 
-        assert turn.throughput == pytest.approx(1000, rel=0.01)
+        assert turn.throughput == pytest.approx(1000, abs=1.01 * 50 / 2)
         assert (turn.batch_items, turn.call_seconds) == (50, pytest.approx(0.1))
         assert (turn.failed, turn.errors, turn.offered) == (0, {}, None)
 
