@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
+
 from benchmarks import bounds, channel, mail, mailmatrix, memory, peers, stores, workers
 from benchmarks.compare import Verdict, changes, notes
 from benchmarks.compare import as_table as as_comparison
@@ -147,12 +149,15 @@ def _run(arguments: argparse.Namespace) -> int:
             progress.say(f"the rows of core; there are also --group {others}, and `run all`")
         for row in rows:
             try:
-                result = measure(row, scale=arguments.scale, turns=arguments.turns, progress=progress)
-                results.append(result)
+                results.append(measure(row, scale=arguments.scale, turns=arguments.turns, progress=progress))
             except Unavailable as reason:
                 absent[row.name] = f"not run: {reason}"
-            except (RuntimeError, TimeoutError) as error:  # lost, refused or late: the others still run
-                absent[row.name] = f"FAILED: {error}"
+            except KeyboardInterrupt:  # what was measured is worth the table
+                absent[row.name] = "FAILED: interrupted, and with it the run"
+                failed = True
+                break
+            except Exception as error:  # lost, refused, late, or a peer's own: the others still run
+                absent[row.name] = f"FAILED: {error!r}" if not str(error) else f"FAILED: {error}"
                 failed = True
             progress.ended()
     _print(as_table(results, absent))
@@ -181,8 +186,21 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 1 if any(one.verdict is Verdict.WORSE for one in found) else 0
 
 
-def _table(arguments: argparse.Namespace) -> int:
+def _part(arguments: argparse.Namespace) -> Run:
+    """Of a kept run, the rows that are asked for; all of them if none are."""
     run = _read(arguments.file)
+    if not arguments.names and not arguments.group:
+        return run
+    wanted = {row.name for row in _chosen(arguments.names, arguments.group)}
+    return attrs.evolve(
+        run,
+        results=tuple(result for result in run.results if result.name in wanted),
+        absent={name: reason for name, reason in run.absent.items() if name in wanted},
+    )
+
+
+def _table(arguments: argparse.Namespace) -> int:
+    run = _part(arguments)
     _print(as_markdown(run.results, run.absent))
     return 0
 
@@ -195,14 +213,20 @@ def _draw(results: Sequence[Result], picture: Path) -> None:
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    names = arguments.names
-    results = [
-        result
-        for result in _read(arguments.file).results
-        if not names or any(result.name.startswith(name) for name in names)
-    ]
-    _draw(results, arguments.picture)
+    _draw(_part(arguments).results, arguments.picture)
     return 0
+
+
+def _add_choice(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"rows, or beginnings of their names, or all; none: {default}",
+    )
+    command.add_argument(
+        "--group", action="append", default=[], choices=GROUPS, help="these rows; can be repeated"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -210,12 +234,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="what there is").set_defaults(do=_list)
     run = commands.add_parser("run", help="measure and print the table (also without a command)")
-    run.add_argument(
-        "names", nargs="*", metavar="NAME", help="rows, or beginnings of their names, or all; none: the core"
-    )
-    run.add_argument(
-        "--group", action="append", default=[], choices=GROUPS, help="these rows; can be repeated"
-    )
+    _add_choice(run, "the core")
     run.add_argument("--scale", type=float, default=1.0, help="share of the work per turn (default 1)")
     run.add_argument("--turns", type=int, help="pairs per row (default: the row's own number)")
     run.add_argument("--json", type=Path, metavar="FILE", help="also write every sample there")
@@ -228,11 +247,12 @@ def _parser() -> argparse.ArgumentParser:
     compare.set_defaults(do=_compare)
     table = commands.add_parser("table", help="a run as a markdown table")
     table.add_argument("file", type=Path, metavar="FILE.json")
+    _add_choice(table, "what it has")
     table.set_defaults(do=_table)
     plot = commands.add_parser("plot", help="draw the ratios of a run")
     plot.add_argument("file", type=Path, metavar="FILE.json")
     plot.add_argument("picture", type=Path, metavar="PICTURE", help=".svg or .png")
-    plot.add_argument("names", nargs="*", metavar="NAME", help="beginnings of names; none: all")
+    _add_choice(plot, "what it has")
     plot.set_defaults(do=_plot)
     sweep.add_arguments(commands.add_parser("sweep", help="find the options that a SendFn runs best with"))
     return parser

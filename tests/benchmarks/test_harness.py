@@ -152,6 +152,26 @@ class TestRun:
         assert main(["table", kept]) == 0
         assert "| `row` | 30/s | 10/s | 3.00 |" in capsys.readouterr().out
 
+    def test_a_part_of_a_kept_run_can_be_shown(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """One page shows the core, another the peers, from one run."""
+        rows = (make_row(name="mine"), make_row(name="theirs", group="peers"))
+        monkeypatch.setattr("benchmarks.__main__.ROWS", rows)
+        kept = str(tmp_path / "run.json")
+        main(["run", "all", "--turns=1", f"--json={kept}"])
+        capsys.readouterr()
+
+        assert main(["table", kept, "--group=peers"]) == 0
+        shown = capsys.readouterr().out
+        assert "`theirs`" in shown
+        assert "`mine`" not in shown
+
+        assert main(["plot", kept, str(tmp_path / "run.svg"), "mine"]) == 0
+        picture = (tmp_path / "run.svg").read_text()
+        assert ">mine<" in picture
+        assert ">theirs<" not in picture
+
     def test_compare_fails_on_a_regression(self, tmp_path: Path) -> None:
         """A script that calls it can stop there."""
         machine = {"python": "3"}
@@ -194,6 +214,38 @@ class TestRun:
         table = capsys.readouterr().out
         assert "lossy: FAILED: 99 of 100 items were delivered" in table
         assert "good" in table
+
+    @pytest.mark.parametrize(
+        ("fault", "told", "goes_on"),
+        [
+            (OSError("no route"), "faulty: FAILED: no route", True),
+            (ZeroDivisionError(), "faulty: FAILED: ZeroDivisionError()", True),
+            (KeyboardInterrupt(), "faulty: FAILED: interrupted", False),
+        ],
+    )
+    def test_what_was_measured_survives_a_fault(
+        self,
+        fault: BaseException,
+        told: str,
+        goes_on: bool,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """A run of a quarter of an hour is not lost to a peer's error or to Ctrl-C."""
+
+        @contextmanager
+        def faulty(scale: float) -> Iterator[Sides]:
+            raise fault
+            yield
+
+        rows = (make_row(name="before"), make_row(name="faulty", open=faulty), make_row(name="after"))
+        monkeypatch.setattr("benchmarks.__main__.ROWS", rows)
+
+        assert main(["run", "--turns=1"]) == 1
+        table = capsys.readouterr().out
+        assert told in table
+        assert "before" in table
+        assert ("after" in table) is goes_on
 
     def test_an_unknown_name_is_wrong_use(self) -> None:
         """A typing error does not run an empty table."""

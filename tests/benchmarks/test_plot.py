@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks.measure import Result, at_least, at_most, summarise_samples
-from benchmarks.plot import NotDrawn, draw
+from benchmarks.plot import NotDrawn, draw, line_of
 
 
 def results() -> list[Result]:
@@ -45,6 +45,20 @@ class TestPicture:
         draw(results(), tmp_path / "b.svg")
 
         assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+class TestLine:
+    def test_rates_stand_as_they_are(self) -> None:
+        """Three times the yardstick's rate is three times as good, beside the bar."""
+        line = line_of(results()[0])
+
+        assert (line.median, line.whole, line.bar) == (3.0, (2.0, 4.0), 1.5)
+
+    def test_costs_stand_upside_down(self) -> None:
+        """Twice the memory is half as good, and its bar is turned with it: right is better in every row."""
+        line = line_of(summarise_samples("memory", "octets", at_most(4, of="ratio"), [2.0, 2.0], [1.0, 1.0]))
+
+        assert (line.median, line.whole, line.bar) == (0.5, (0.5, 0.5), 0.25)
 
 
 class TestRefusal:
