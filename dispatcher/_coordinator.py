@@ -373,6 +373,10 @@ class Coordinator(Generic[T]):
             self._reserved_size += blocked.size
             blocked.wake()
 
+    def _crowded(self) -> bool:
+        """Whether somebody waits for room. Who waits only for those before it to add theirs does not."""
+        return bool(self._queue) and not self._fits(1, next(iter(self._queue)).size)
+
     def refuse(self) -> None:
         """A sender that cannot wait was turned away: the open batch, if there is one, is due early."""
         self._wanted = self.buffer.open is not None
@@ -400,7 +404,7 @@ class Coordinator(Generic[T]):
         buffer = self.buffer
         at = math.inf
         if len(buffer.leased) < self._max_leases and not self.acquiring:
-            at = buffer.next_at(early=self._wanted or bool(self._queue))
+            at = buffer.next_at(early=self._wanted or self._crowded())
             if self._heartbeat_every is not None:
                 at = min(at, self._heartbeat_at())
             if at < self._hold_until:
@@ -429,7 +433,7 @@ class Coordinator(Generic[T]):
             self._expire(now)
         if self.limit:
             self._revoke()
-        lot = buffer.next_due(now, early=self._wanted or bool(self._queue))
+        lot = buffer.next_due(now, early=self._wanted or self._crowded())
         if lot is None and self._heartbeat_every is not None and self._heartbeat_at() <= now:
             lot = buffer.synthetic(now)
         batch = None

@@ -247,6 +247,17 @@ class TestEarlyCut:
             assert anyio.current_time() - began == pytest.approx(1.0, abs=0.1)
             assert sent[1] == (5, 6, 7, 8, 9)
 
+    async def test_producers_that_were_blocked_fill_whole_batches(self) -> None:
+        """They take turns from then on; that one waits for its turn is no reason to send what is there."""
+        send = RecordingSender[int]()
+        options = ChannelOptions[int](batch_age_max=3600, full_behavior=BlockNewItems(max_items=500))
+        async with Channel(send, options) as channel, anyio.create_task_group() as producers:
+            for _ in range(4):
+                producers.start_soon(channel.consume, range(5000))
+
+        assert len(send.items) == 20_000
+        assert len(send.batches) <= 220
+
     async def test_full_of_a_partial_batch(self) -> None:
         """Sizes fill the buffer before the batch is full."""
         send = RecordingSender[str]()

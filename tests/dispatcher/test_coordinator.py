@@ -239,6 +239,23 @@ class TestBlockedSenders:
         assert core.it.outlook(0.0) == -math.inf
         assert core.take().items == ("a",)
 
+    def test_that_wait_for_their_turn_alone_cut_nothing(self) -> None:
+        """There is room again; who was handed it has yet to run, and only therefore the next one waits."""
+        core = Core(batch_age_max=math.inf, batch_items_max=3, full_behavior=BlockNewItems(3))
+        for item in "abc":
+            core.put(item)
+        first, second, third = Sender(), Sender(), Sender()
+        core.it.block(first)
+        core.it.block(second)
+        core.end(core.take())
+        assert (first.woken, second.woken) == (1, 1)
+        core.it.unblock(first)
+        core.it.accept("d", None, 0.0)
+        core.it.block(third)
+
+        assert core.it.outlook(0.0) == math.inf
+        assert core.it.take(0.0) is None
+
     def test_that_cannot_wait_cut_it_early_once(self) -> None:
         core = Core(batch_age_max=math.inf, batch_items_max=None, full_behavior=BlockNewItems(1))
         core.put("a")
