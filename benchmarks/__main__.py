@@ -4,11 +4,14 @@ Measure, keep, compare and draw: ``python -m benchmarks list | run | compare | t
 
 import argparse
 import gc
+import math
 import os
 import platform
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 
@@ -16,13 +19,15 @@ from benchmarks import bounds, channel, mail, mailmatrix, memory, peers, stores,
 from benchmarks.compare import Verdict, changes, notes
 from benchmarks.compare import as_table as as_comparison
 from benchmarks.measure import GROUPS, Result, Row, Unavailable, subject_first, summarise
-from benchmarks.plot import NotDrawn, draw
+from benchmarks.plot import NotDrawn, check, draw
 from benchmarks.progress import Lines, Progress, shown
 from benchmarks.report import as_markdown, as_table, listing, number
 from benchmarks.results import NotOurs, Run, as_json, read
 from benchmarks.sweep import command as sweep
 
 __all__ = ["main", "measure"]
+
+T = TypeVar("T", int, float)
 
 ROWS: tuple[Row, ...] = (
     *channel.ROWS,
@@ -137,12 +142,41 @@ def _list(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_places(arguments: argparse.Namespace) -> None:
+    """What would be wrong at the end of a run is said before it."""
+    if arguments.plot is not None:
+        try:
+            check(arguments.plot)
+        except NotDrawn as error:
+            raise _refuse(str(error)) from None
+    for file in (arguments.json, arguments.plot):
+        if file is not None and not file.parent.is_dir():
+            msg = f"{file}: {file.parent} is no folder"
+            raise _refuse(msg)
+
+
+def _more_than_0(kind: type[T]) -> Callable[[str], T]:
+    """An option's type: a number of that kind, and more than 0."""
+
+    def read(text: str) -> T:
+        number = kind(text)
+        if not 0 < number < math.inf:
+            msg = f"must be more than 0, got {text}"
+            raise argparse.ArgumentTypeError(msg)
+        return number
+
+    read.__name__ = kind.__name__  # argparse names it where the text is no number at all
+    return read
+
+
 def _run(arguments: argparse.Namespace) -> int:
     """Returns 1 if a row failed, or a bar was missed under ``--strict``."""
     rows = _chosen(arguments.names, arguments.group)
+    _check_places(arguments)
     results: list[Result] = []
     absent: dict[str, str] = {}
     failed = False
+    began = time.monotonic()
     with shown(len(rows)) as progress:
         if not arguments.names and not arguments.group:
             others = ", ".join(group for group in GROUPS if group != "core")
@@ -160,6 +194,7 @@ def _run(arguments: argparse.Namespace) -> int:
                 absent[row.name] = f"FAILED: {error!r}" if not str(error) else f"FAILED: {error}"
                 failed = True
             progress.ended()
+        progress.say(f"{len(results)} rows in {time.monotonic() - began:.0f} s")
     _print(as_table(results, absent))
     run = Run(machine=_machine(), scale=arguments.scale, results=tuple(results), absent=absent)
     if arguments.json is not None:
@@ -235,8 +270,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="what there is").set_defaults(do=_list)
     run = commands.add_parser("run", help="measure and print the table (also without a command)")
     _add_choice(run, "the core")
-    run.add_argument("--scale", type=float, default=1.0, help="share of the work per turn (default 1)")
-    run.add_argument("--turns", type=int, help="pairs per row (default: the row's own number)")
+    run.add_argument(
+        "--scale", type=_more_than_0(float), default=1.0, help="share of the work per turn (default 1)"
+    )
+    run.add_argument("--turns", type=_more_than_0(int), help="pairs per row (default: the row's own number)")
     run.add_argument("--json", type=Path, metavar="FILE", help="also write every sample there")
     run.add_argument("--plot", type=Path, metavar="FILE", help="also draw the ratios: .svg or .png")
     run.add_argument("--strict", action="store_true", help="exit with 1 if a bar is missed")

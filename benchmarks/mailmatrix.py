@@ -19,7 +19,7 @@ from benchmarks.measure import Row, Sides
 from benchmarks.process import memory
 from benchmarks.servers import Server, folder, mailpipe, stored
 
-__all__ = ["ROWS"]
+__all__ = ["ROWS", "Case", "ours"]
 
 _CONFIG = """
 [[servers]]
@@ -45,11 +45,7 @@ _SIZES = {
 
 _SESSIONS = (1, 20, 100)
 
-_PEERS: dict[str, Callable[[Path], AbstractContextManager[Server]]] = {
-    "stock": others.stock,
-    "sink": others.sink,
-    "node": others.nodemailer,
-}
+_PEERS = ("stock", "sink", "node")
 
 _SAID = {
     "stock": "aiosmtpd as installed, a handler that answers 250",
@@ -98,7 +94,8 @@ class Case:
         return Plan(port=0, sessions=self.sessions, mails=max(1, share), size=octets, kept=int(self.kept))
 
 
-def _mailpipe(place: Path, mode: str) -> AbstractContextManager[Server]:
+def ours(place: Path, mode: str) -> AbstractContextManager[Server]:
+    """mailpipe as installed, with what *mode* does to a mail."""
     return mailpipe(place, mode, _CONFIG.format(process=_CHAINS[mode]))
 
 
@@ -127,10 +124,10 @@ def _open(scale: float, *, case: Case) -> Iterator[Sides]:
             post = stack.enter_context(postfix.running(place, users=plan.recipients))
             yardstick = partial(mail.into_maildir, attrs.evolve(plan, port=post.port), post)
         else:
-            theirs = stack.enter_context(_PEERS[case.peer](place))
+            peers = {"stock": others.stock, "sink": others.sink, "node": others.nodemailer}
+            theirs = stack.enter_context(peers[case.peer](place))
             yardstick = partial(mail.accepted, attrs.evolve(plan, port=theirs.port))
-        ours = stack.enter_context(_mailpipe(place, case.mode))
-        mine = attrs.evolve(plan, port=ours.port)
+        mine = attrs.evolve(plan, port=stack.enter_context(ours(place, case.mode)).port)
         if case.mode == "accept":
             yield Sides(partial(mail.accepted, mine), yardstick)
         else:
@@ -145,9 +142,9 @@ def _open(scale: float, *, case: Case) -> Iterator[Sides]:
 @contextmanager
 def _open_cpu(scale: float, *, mode: str, size: str) -> Iterator[Sides]:
     plan = Case(mode=mode, size=size, peer="stock").plan(scale)
-    with folder() as place, _mailpipe(place, mode) as ours, others.stock(place) as theirs:
+    with folder() as place, ours(place, mode) as mine, others.stock(place) as theirs:
         yield Sides(
-            partial(mail.cpu_per_mail, attrs.evolve(plan, port=ours.port), ours),
+            partial(mail.cpu_per_mail, attrs.evolve(plan, port=mine.port), mine),
             partial(mail.cpu_per_mail, attrs.evolve(plan, port=theirs.port), theirs),
         )
 
@@ -162,7 +159,7 @@ def _peak(start: Callable[[Path], AbstractContextManager[Server]], plan: Plan) -
 @contextmanager
 def _open_peak(scale: float, *, mode: str) -> Iterator[Sides]:
     plan = Case(mode=mode, size="1m", peer="stock").plan(scale * 2)
-    yield Sides(partial(_peak, partial(_mailpipe, mode=mode), plan), partial(_peak, others.stock, plan))
+    yield Sides(partial(_peak, partial(ours, mode=mode), plan), partial(_peak, others.stock, plan))
 
 
 def _cost_rows() -> Iterator[Row]:

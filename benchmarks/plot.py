@@ -2,6 +2,7 @@
 A run as a picture: each row's ratio with its spread, beside its bar, on a logarithmic axis.
 """
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from benchmarks.measure import Bar, Result, more_is_better
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Line", "NotDrawn", "draw", "line_of"]
+__all__ = ["Line", "NotDrawn", "check", "draw", "line_of"]
 
 _HERE, _BAR, _EVEN = "#1f5fa8", "#c03020", "#888888"
 
@@ -54,6 +55,21 @@ def line_of(result: Result) -> Line:
     )
 
 
+def check(picture: Path) -> None:
+    """
+    Find out whether there could be such a picture, before anything is measured for it.
+
+    Raises:
+        NotDrawn: If its ending is another than ``.svg`` or ``.png``, or matplotlib is missing.
+    """
+    if picture.suffix not in (".svg", ".png"):
+        msg = f"{picture}: a picture's name ends in .svg or .png, got {picture.suffix!r}"
+        raise NotDrawn(msg)
+    if importlib.util.find_spec("matplotlib") is None:
+        msg = f"{picture}: drawing needs matplotlib, which is not installed: pip install --group bench"
+        raise NotDrawn(msg)
+
+
 def draw(results: Sequence[Result], picture: Path) -> None:
     """
     Draw the rows that have a yardstick.
@@ -66,21 +82,16 @@ def draw(results: Sequence[Result], picture: Path) -> None:
     Raises:
         NotDrawn: If matplotlib is missing, the ending is another, or no row has a ratio.
     """
-    if picture.suffix not in (".svg", ".png"):
-        msg = f"{picture}: a picture's name ends in .svg or .png, got {picture.suffix!r}"
-        raise NotDrawn(msg)
+    check(picture)
     # A ratio of nothing or of infinity has no place on this axis.
     drawn = [result for result in results if result.ratio and 0 < result.lowest <= result.highest < math.inf]
     if not drawn:
         msg = f"{picture}: no row has a ratio to draw"
         raise NotDrawn(msg)
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import ScalarFormatter
-    except ImportError:
-        msg = f"{picture}: drawing needs matplotlib, which is not installed: pip install --group bench"
-        raise NotDrawn(msg) from None
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
+
     lines = [line_of(one) for one in reversed(drawn)]  # the axis counts upwards, readers read downwards
     # Text stays text in an SVG, and the same run gives the same octets.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "benchmarks", "font.size": 8}):

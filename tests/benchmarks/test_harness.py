@@ -247,6 +247,41 @@ class TestRun:
         assert "before" in table
         assert ("after" in table) is goes_on
 
+    @pytest.mark.parametrize(
+        ("options", "told"),
+        [
+            (["--turns=0"], "--turns: must be more than 0, got 0"),
+            (["--turns=two"], "--turns: invalid int value: 'two'"),
+            (["--scale=-1"], "--scale: must be more than 0, got -1"),
+            (["--scale=nan"], "--scale: must be more than 0, got nan"),
+            (["--group=none"], "--group: invalid choice: 'none'"),
+            (["--json=/no/such/folder/run.json"], "/no/such/folder/run.json: /no/such/folder is no folder"),
+            (["--plot=/no/such/folder/run.svg"], "/no/such/folder/run.svg: /no/such/folder is no folder"),
+            (["--plot=run.gif"], "run.gif: a picture's name ends in .svg or .png, got '.gif'"),
+        ],
+    )
+    def test_what_cannot_be_is_said_before_anything_runs(
+        self,
+        options: list[str],
+        told: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Not after a quarter of an hour."""
+
+        @contextmanager
+        def never(scale: float) -> Iterator[Sides]:
+            pytest.fail("a row was opened")
+            yield
+
+        monkeypatch.setattr("benchmarks.__main__.ROWS", (make_row(open=never),))
+
+        with pytest.raises(SystemExit) as caught:
+            main(["run", *options])
+
+        assert caught.value.code == 2
+        assert told in capsys.readouterr().err
+
     def test_an_unknown_name_is_wrong_use(self) -> None:
         """A typing error does not run an empty table."""
         with pytest.raises(SystemExit) as caught:
