@@ -5,6 +5,7 @@ Pure: time and chance are arguments. Receivers make these, and reach a gateway o
 through `MailGateway`, so that neither knows the other.
 """
 
+import functools
 from collections.abc import Awaitable, Iterator
 from typing import Any, Protocol
 
@@ -22,11 +23,14 @@ __all__ = [
     "Recipient",
     "Session",
     "Verdict",
+    "chances",
     "make_queue_id",
+    "queue_id_of",
 ]
 
 # Crockford's base32 in lower case: its characters sort as their values do.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_FIVE_BITS = _ALPHABET.encode() * 8
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
@@ -48,8 +52,28 @@ def make_queue_id(now: float, random: bytes) -> str:
     if len(random) != 10:
         msg = f"a queue id takes 10 random bytes, got {len(random)}"
         raise ValueError(msg)
-    value = (int(now * 1000) & (1 << 48) - 1) << 80 | int.from_bytes(random)
-    return "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -10, -10)])
+    return queue_id_of(now, _spell(int.from_bytes(random), 8))
+
+
+def queue_id_of(now: float, chance: str) -> str:
+    """The same of chance that was spelled before, one of `chances`: for those who make many."""
+    return _time_part(int(now * 1000)) + chance
+
+
+def chances(random: bytes) -> list[str]:
+    """Spell the chance of queue ids, each of 16 random bytes, of which five bits are taken: 80."""
+    spelled = random.translate(_FIVE_BITS).decode()
+    return [spelled[at : at + 16] for at in range(0, len(spelled), 16)]
+
+
+# Time is ten characters, 50 bits of which two are none; chance is sixteen. No character has both.
+@functools.lru_cache(maxsize=16)
+def _time_part(milliseconds: int) -> str:
+    return _spell(milliseconds & (1 << 48) - 1, 5)
+
+
+def _spell(value: int, pairs: int) -> str:
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(10 * pairs - 10, -10, -10)])
 
 
 class Body(Protocol):
@@ -154,7 +178,7 @@ class Envelope:
 
     recipients: "list[Recipient]" = attrs.field(factory=list)
     smtputf8: bool = False
-    body: Body = attrs.field(factory=lambda: MemoryBody(b""))
+    body: Body = MemoryBody(b"")
     """As received: dots unstuffed, up to and with the CRLF before the final dot."""
 
     prelude: bytes = b""

@@ -21,7 +21,7 @@ class Answer(Exception):
     """A step's answer for one envelope; its subclasses say which kind."""
 
     def __init__(self, reply: Reply) -> None:
-        super().__init__(str(reply))
+        super().__init__(reply)  # its text is made when somebody asks for it
         self.reply = reply
 
 

@@ -40,6 +40,8 @@ _HOP_FROM = 32_768
 
 _META = "mailpipe.chain"
 
+_KINDS = ((Discarded, "discarded"), (Rejected, "rejected"), (Deferred, "deferred"))
+
 _TEARDOWN = 10.0
 """Seconds that one step's teardown may take."""
 
@@ -73,6 +75,8 @@ class EnvelopeTaps:
 
     Large chunks go to a worker thread if a step is not inline, so that no mail holds the loop.
     """
+
+    __slots__ = ("_aborted", "_busy", "_hops", "_size", "_taps")
 
     def __init__(self, taps: Taps, *, hops: bool) -> None:
         self._taps = taps
@@ -372,9 +376,9 @@ class Chain:
         elif isinstance(error, StoreTrouble):
             self._counts["troubles"] += 1
         elif isinstance(error, Answer):
-            kinds = {Rejected: "rejected", Deferred: "deferred", Discarded: "discarded"}
-            kind = next(kind for cls, kind in kinds.items() if isinstance(error, cls))
-            self._counts[kind] += 1
+            for cls, kind in _KINDS:
+                if isinstance(error, cls):
+                    self._counts[kind] += 1
 
 
 def _arguments(step: Step) -> tuple[object, ...]:

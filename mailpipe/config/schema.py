@@ -3,6 +3,7 @@ What stands in a configuration file, as frozen values. Docstrings give meaning, 
 """
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -279,6 +280,11 @@ class Config:
     gateways: Mapping[str, GatewayConfig] = attrs.field(factory=dict)
     processors: Mapping[str, Settings] = attrs.field(factory=dict)
     steps: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
+
+    @cached_property
+    def max_size(self) -> int:
+        """Octets of the largest mail that any server takes."""
+        return max((server.options.max_size for server in self.servers), default=0)
 
     def spool_folder(self, name: str) -> Path:
         """Where the journals of gateway *name* are, or would be if it spooled."""

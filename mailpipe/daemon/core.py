@@ -491,7 +491,7 @@ class Daemon:
         self.request_stop()
 
     def _max_size(self) -> int:
-        return max((server.options.max_size for server in self._config.servers), default=0)
+        return self._config.max_size
 
     def _retire(self, name: str, gateway: Gateway, deadline: float, *, grace: bool) -> None:
         async def end() -> None:

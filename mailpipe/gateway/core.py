@@ -32,7 +32,7 @@ from dispatcher import BufferFull, Channel, ChannelStatistics, Outcome, Receipt,
 from mailpipe import reply
 from mailpipe.bodies import BodyWriter, FileBody, HeldBody, Spool
 from mailpipe.config import GatewayConfig
-from mailpipe.envelope import Envelope, Recipient, Session, make_queue_id
+from mailpipe.envelope import Body, Envelope, Recipient, Session, chances, queue_id_of
 from mailpipe.errors import Answer
 from mailpipe.gateway.background import Background, BackgroundStatistics
 from mailpipe.gateway.disk import DiskSpace
@@ -223,7 +223,7 @@ class Gateway:
         self._followers: set[asyncio.Task[None]] = set()
         self._handed: set[Envelope] = set()
         self._refused: dict[str, Answer] = {}
-        self._chance: list[bytes] = []
+        self._chance: list[str] = []
         self._active = self._begun = self._opened = self._waiting = 0
         self._counts = dict.fromkeys(("stored", "rejected", "deferred", "late"), 0)
 
@@ -364,9 +364,8 @@ class Gateway:
         self._begun += 1
         if not self._chance:
             # In one call for many: each lets go of the interpreter, and other threads take it.
-            octets = os.urandom(10 * _IDS_AT_ONCE)
-            self._chance = [octets[at : at + 10] for at in range(0, len(octets), 10)]
-        return make_queue_id(time.time(), self._chance.pop())
+            self._chance = chances(os.urandom(16 * _IDS_AT_ONCE))
+        return queue_id_of(time.time(), self._chance.pop())
 
     def admit(self, session: Session, size: int) -> Reply | None:
         """At MAIL: 452 4.3.1 if nothing can be taken now, because the Channel or the disk is full."""
@@ -545,11 +544,15 @@ class Gateway:
         self._active -= 1
         self._refused.pop(envelope.queue_id, None)
         self._look()
-        for body in (envelope.body, *envelope.copies.values()):
-            if isinstance(body, FileBody):
-                self._spool.dispose(body)
-            elif isinstance(body, HeldBody):
-                body.release()
+        self._release(envelope.body)
+        for copy in envelope.copies.values():
+            self._release(copy)
+
+    def _release(self, body: Body) -> None:
+        if isinstance(body, HeldBody):
+            body.release()
+        elif isinstance(body, FileBody):
+            self._spool.dispose(body)
 
     def _over(self, envelope: Envelope, answer: _Told, began: float) -> _Told:
         """The client is to be told *answer*, or nothing any more."""
@@ -576,7 +579,7 @@ class Gateway:
             "peer": session.peer,
             "helo": session.helo,
             "mail_from": envelope.mail_from,
-            "rcpt_to": list(envelope.rcpt_to[:_LOGGED_RECIPIENTS]),
+            "rcpt_to": [one.address for one in envelope.recipients[:_LOGGED_RECIPIENTS]],
             "recipients": len(envelope.recipients),
             "size": len(envelope.body),
             "reply": str(first),

@@ -65,6 +65,12 @@ def parse_path(text: str, *, lone: bool) -> Path:
     Raises:
         BadPath: If it is none; says the rule.
     """
+    # Senders and recipients come again, and looking one up costs a fifth. Not with parameters
+    # behind: SIZE is another one each time.
+    return _known(text, lone) if text.endswith(">") else _parse(text, lone)
+
+
+def _parse(text: str, lone: bool) -> Path:
     match = _PATH.match(text)
     if match is None:
         return _parse_lone(text, null=lone)
@@ -81,6 +87,9 @@ def parse_path(text: str, *, lone: bool) -> Path:
         msg = f"a path has up to 256 octets, got {len(address.encode()) + 2}"
         raise BadPath(msg)
     return Path(address, normal, parameters or "")
+
+
+_known = lru_cache(maxsize=1024)(_parse)
 
 
 def _parse_lone(text: str, *, null: bool) -> Path:
