@@ -126,6 +126,10 @@ class Entrance(Engine):
 
     # Going
 
+    def answered(self) -> None:
+        """Send together with the server's other connections."""
+        self.server.flush_soon(self)
+
     def ended(self) -> None:
         """What was said before is still run, and answered."""
 

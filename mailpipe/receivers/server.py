@@ -74,6 +74,7 @@ class SmtpServer:
         self._connections: dict[Entrance, str] = {}  # and what they are counted under
         self._by_address: Counter[str] = Counter()
         self._accepted = self._refused = 0
+        self._answering: list[Entrance] = []  # whose replies leave at the end of this turn
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -208,6 +209,22 @@ class SmtpServer:
         self._by_address[address] += 1
         self._empty.clear()
         return None
+
+    def flush_soon(self, connection: Entrance) -> None:
+        """
+        Send the replies of *connection* once all that was received in this turn of the loop has run.
+
+        A reply wakes its client, and waking a process costs more than writing to it: clients that run
+        already, for another's reply, need not be woken.
+        """
+        if not self._answering:
+            self.loop.call_soon(self._flush)
+        self._answering.append(connection)
+
+    def _flush(self) -> None:
+        connections, self._answering = self._answering, []
+        for connection in connections:
+            connection.flush()
 
     def rename(self, connection: Entrance, address: str) -> Reply | None:
         """A trusted proxy said that *connection* is of *address*: count it there, or say why not."""

@@ -3,7 +3,8 @@ The line protocol under the engine: input cut into commands and bodies, replies 
 
 Theory of operation. `data_received` runs everything that the input holds, synchronously: command
 after command, body after body. Replies gather in a list and leave in one write when the input is
-used up. Only what must be awaited leaves the callback: `suspend` runs an awaitable in a task, and
+used up (or, if a subclass says so by `answered`, with those of other connections at the end of the
+loop's turn). Only what must be awaited leaves the callback: `suspend` runs an awaitable in a task, and
 until it is done the input rests. One chunk of it at most, because reading stops with it.
 
 Rules. Between two calls at most one line, four octets of a body, or one chunk is kept. A client
@@ -36,7 +37,7 @@ class Wire(asyncio.Protocol):
     One connection as a callback protocol; subclasses say what commands and bodies mean.
 
     Subclasses implement `greet`, `command`, `refused_line`, `body_end`, `body_overflow`,
-    `vanished` and `silent`, and may implement `drained`.
+    `vanished` and `silent`, and may implement `drained` and `answered`.
     """
 
     line_limit = 2048
@@ -100,6 +101,10 @@ class Wire(asyncio.Protocol):
 
     def drained(self) -> None:
         """The input is used up and nothing is awaited."""
+
+    def answered(self) -> None:
+        """Replies have gathered, the input is used up and nothing is awaited: send them, or have it done soon."""
+        self.flush()
 
     def ended(self) -> None:
         """The client will say no more, while something is awaited. It may still listen."""
@@ -307,7 +312,11 @@ class Wire(asyncio.Protocol):
             if self._ended and self._task is None and not self.clogged:
                 self.hang_up(linger=False)
         if self._out:
-            self.flush()
+            # A task may be about to put TLS under us: what was said before it leaves now.
+            if self._task is None:
+                self.answered()
+            else:
+                self.flush()
 
     def _go_on(self) -> None:
         """Something that held the input is over."""

@@ -80,6 +80,7 @@ async def converse(gateway: Any, pieces: list[bytes], protocol: str) -> bytes:
         connection.data_received(piece)
     while connection.suspended or not (transport.reading or transport.over):  # noqa: ASYNC110
         await asyncio.sleep(0)
+    await asyncio.sleep(0)  # replies leave at the end of a turn
     connection.connection_lost(None)
     await server.drain(0.0)
     assert server.statistics.connections == 0

@@ -362,6 +362,30 @@ class TestGatewayAnswers:
 
 
 class TestPipelining:
+    async def test_replies_leave_together_at_the_end_of_a_turn(
+        self, start: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What arrives in one turn of the loop is answered after all of it has run, and no later."""
+        server = await start()
+        clients = [await connect(server) for _ in range(3)]
+        for client in clients:
+            await client.reply()
+        done: list[str] = []
+        for number, connection in enumerate(server._connections):  # noqa: SLF001
+            flush = connection.flush
+            monkeypatch.setattr(
+                connection, "flush", lambda n=number, f=flush: (done.append(f"sent {n}"), f())
+            )
+        for number, connection in enumerate(server._connections):  # noqa: SLF001
+            connection.data_received(b"NOOP\r\nNOOP\r\n")
+            done.append(f"ran {number}")
+        asyncio.get_running_loop().call_soon(done.append, "next turn")
+        await asyncio.sleep(0)
+
+        assert done == ["ran 0", "ran 1", "ran 2", "sent 0", "sent 1", "sent 2", "next turn"]
+        for client in clients:
+            assert [await client.reply() for _ in range(2)] == ["250 2.0.0 OK"] * 2
+
     async def test_a_whole_mail_in_one_write(self, client: Any, gateway: Any) -> None:
         """Everything at once gives every reply in order, two mails and a QUIT."""
         mail = b"MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nRCPT TO:<bad>\r\nDATA\r\n" + MAIL.replace(
