@@ -23,6 +23,7 @@ import anyio.abc
 import attrs
 from typing_extensions import TypeVar
 
+from dispatcher._disk import DiskWriter, Word, Write
 from dispatcher._wait import Waiter, wake
 from dispatcher.buffer.batch import Batch, BufferedBatch
 from dispatcher.buffer.full import BlockNewItems
@@ -30,7 +31,7 @@ from dispatcher.buffer.outcome import DropReason, Outcome, Status, Ticket
 from dispatcher.buffer.stats import ChannelStatistics
 from dispatcher.channel import Channel, ChannelEnded, Receipt
 from dispatcher.codecs import JSON
-from dispatcher.errors import ChannelMisuse, CodecError, ItemTooLarge, OptionError, QueueFull, StoreError
+from dispatcher.errors import ChannelMisuse, CodecError, ItemTooLarge, OptionError, StoreError
 from dispatcher.options import ChannelOptions
 from dispatcher.retry import DEFAULT, FOREVER
 from dispatcher.stores.base import (
@@ -214,14 +215,19 @@ class DurableChannel(Generic[T, R]):
         self._coalesce_by = options.coalesce_by
         self._in_order = options.fifo or options.coalesce_by is not None
         self._bytes_max = disk_bytes_max
-        self._drop_oldest = disk_full == "drop_oldest"
         self._inner: _Inner[T, R] = _Inner(send_fn, options, name)
         self._run = uuid.uuid4().hex[:12]
+        self._writer = DiskWriter(
+            store,
+            queue,
+            Word(written=self._take_word, forgotten=self._forget, dropped=self._dropped),
+            replace=options.coalesce_by is not None,
+            bytes_max=disk_bytes_max,
+            drop_oldest=disk_full == "drop_oldest",
+        )
 
         self._group: anyio.abc.TaskGroup
         self._pump_scope = anyio.CancelScope()
-        self._turn: anyio.Lock
-        self._spill_turn: anyio.Lock
         self._closed = False
         self._halting = False
         self._ended = False
@@ -229,17 +235,18 @@ class DurableChannel(Generic[T, R]):
         # On disk, or on the way there, and not read back: exact but for what expires there unseen.
         self._backlog = 0
         self._held: deque[Leased] = deque()
-        self._spilling: list[tuple[Record, _Ticket[R] | None]] = []
         self._fates: list[_Ticket[R]] = []
         self._settling = 0
         # Receipts of what is on disk, by record; and when they expire, in that order.
         self._awaited: dict[str, _Ticket[R]] = {}
         self._newest_receipts: dict[str, _Ticket[R]] = {}
         self._deadlines: deque[tuple[float, _Ticket[R]]] = deque()
-        self._registering = 0
+        # Senders whose items are on their way into the journal, with room kept in memory.
+        self._arriving = 0
+        self._stayed: list[_Ticket[R]] = []
         self._written = 0
         self._waiting: dict[str, list[Waiter]] = {
-            what: [] for what in ("spill", "room", "fate", "progress", "registered", "deadline")
+            what: [] for what in ("room", "fate", "progress", "registered", "deadline")
         }
         self._tally = dict.fromkeys(
             ("accepted", "direct", "spilled", "read_back", "kept", "quarantined", "dead", "full"), 0
@@ -260,16 +267,13 @@ class DurableChannel(Generic[T, R]):
         await self._store.create(self._queue)
         counts = await self._store.counts(self._queue)
         self._backlog = counts.ready.items + counts.delayed.items
-        self._turn = anyio.Lock()
-        self._spill_turn = anyio.Lock()
         await self._inner.__aenter__()
         group = anyio.create_task_group()
         await group.__aenter__()
         self._group = group
         group.start_soon(self._pump)
         group.start_soon(self._settler)
-        if not self._journal:
-            group.start_soon(self._spiller)
+        group.start_soon(self._writer.run, self._inner._make_waiter)  # noqa: SLF001
         if self._options.item_age_max is not None:
             group.start_soon(self._expirer, self._options.item_age_max)
         return self
@@ -305,6 +309,7 @@ class DurableChannel(Generic[T, R]):
     async def _halt(self, *, cancel: bool) -> None:
         """Stop everything, and put back what is left."""
         self._closed = self._halting = True
+        self._writer.halt()
         for name in self._waiting:
             self._wake(name)
         self._pump_scope.cancel()
@@ -340,10 +345,13 @@ class DurableChannel(Generic[T, R]):
     async def _put_back(self) -> None:
         """Everything in memory goes to the store, in its order; what the store does not know yet is told."""
         try:
-            await self._spill_all()
+            await self._writer.write_all()
+            while self._arriving:  # written by now; their senders have yet to hear of it
+                await anyio.lowlevel.checkpoint()
             contents = self._inner._core.buffer.contents()  # noqa: SLF001
             mine = [(item, cast("_Ticket[R]", ticket)) for item, ticket in contents]
             held = [Nack(record.tag, count=False) for record in self._held]
+            held += [Nack(ticket.tag or "", count=False) for ticket in self._stayed]
             loose = [self._record(item, ticket) for item, ticket in mine if ticket.tag is None]
             tags = [ticket.tag for _, ticket in mine if ticket.tag is not None]
             if loose and tags and self._in_order:
@@ -358,7 +366,7 @@ class DurableChannel(Generic[T, R]):
                 back = [*[Nack(tag, count=False) for tag in tags], *held]
                 if back:
                     await self._insist(lambda: self._store.settle(nacks=back))
-            self._tally["kept"] += len(mine)
+            self._tally["kept"] += len(mine) + len(self._stayed)
             self._held.clear()
             await self._settle_all()
         except StoreError as error:
@@ -458,46 +466,89 @@ class DurableChannel(Generic[T, R]):
 
     async def _write(self, item: T, ticket: _Ticket[R], *, receipt: bool) -> None:
         """The journal's way in: durable first, then straight into memory if there is room."""
-        inner = self._inner
-        core = inner._core  # noqa: SLF001
-        record = self._record(item, ticket)
+        core = self._inner._core  # noqa: SLF001
+        record = self._fitting_record(item, ticket)
         size: int = getattr(ticket, "size", 0)
-        if (
-            self._coalesce_by is not None
-            or (self._in_order and self._backlog)
-            or not core.reserve(size, ticket, inner._clock())  # noqa: SLF001
-        ):
-            await self._write_behind(record, ticket if receipt else None)
-            return
+        direct = (
+            self._coalesce_by is None
+            and not (self._in_order and self._backlog)
+            and core.reserve(size, ticket, self._inner._clock())  # noqa: SLF001
+        )
+        if direct:
+            self._arriving += 1
+        else:  # memory is full, or order counts: the pump will read it back
+            self._backlog += 1
+        waiter = self._inner._make_waiter()  # noqa: SLF001
+        write = Write(record, ticket, receipt=receipt, lease=direct, waiter=waiter)
+        self._writer.add(write)
         try:
-            stored = await self._put([record], lease=True)
+            await waiter
         except BaseException:
-            core.unreserve(size)
-            core.hand_room()
+            self._abandon(write, size)
             raise
-        core.unreserve(size)
-        ticket.tag = stored[0].tag
+        if write.error is not None:
+            self._abandon(write, size)
+            raise write.error
+        if direct:
+            self._unreserve(size)
+            self._enter_written(item, ticket)
+        else:
+            self._tally["spilled"] += 1
+
+    def _abandon(self, write: Write, size: int) -> None:
+        if write.lease:
+            self._unreserve(size)
+            self._inner._core.hand_room()  # noqa: SLF001
+        if write.error is not None:
+            self._backlog -= not write.lease
+        elif write.ticket.outcome is None:
+            write.ticket.settle(_WITHDRAWN)  # if it is written, or will be, its record goes again
+            self._writer.withdrawn()
+
+    def _unreserve(self, size: int) -> None:
+        self._arriving -= 1
+        self._inner._core.unreserve(size)  # noqa: SLF001
+
+    def _enter_written(self, item: T, ticket: _Ticket[R]) -> None:
+        core = self._inner._core  # noqa: SLF001
         if core.closed:  # halted while it was written: it is on disk, and stays there
-            self._held.append(_leased(record, stored[0], self._store.now()))
+            self._stayed.append(ticket)
             ticket.settle(_KEPT)
             return
         self._tally["direct"] += 1
-        self._enter(item, ticket)
+        if len(core.items) < core.limit:
+            self._inner._append(item, ticket)  # noqa: SLF001
+        else:
+            self._enter(item, ticket)
 
-    async def _write_behind(self, record: Record, ticket: _Ticket[R] | None) -> None:
-        """Memory is full, or order counts: the pump will read it back."""
-        self._backlog += 1
-        self._registering += 1
-        try:
-            stored = await self._put([record])
-            self._register(record, stored[0].id, ticket)
-        except BaseException:
+    def _fitting_record(self, item: T, ticket: Ticket) -> Record:
+        record = self._record(item, ticket)
+        if self._bytes_max is not None and record.size > self._bytes_max:
+            raise ItemTooLarge(record.size, self._bytes_max)
+        return record
+
+    # What becomes of writes
+
+    def _take_word(self, writes: Sequence[Write], stored: Sequence[Stored], outdone: Sequence[Write]) -> None:
+        """Records are on disk, and nobody else has run since."""
+        for write, entry in zip(writes, stored, strict=True):
+            ticket = cast("_Ticket[R]", write.ticket)
+            if not write.lease:
+                self._register(write.record, entry.id, ticket if write.receipt or ticket.outcome else None)
+                continue
+            ticket.tag = entry.tag
+            if ticket.outcome is not None:  # withdrawn while it was written
+                self._told(ticket)
+        self._backlog -= len(outdone)
+        for write in outdone:
+            if write.ticket.outcome is None:
+                write.ticket.settle(_SUPERSEDED)
+        self._wake("registered")
+        self._wake("room")
+
+    def _forget(self, write: Write) -> None:
+        if not write.lease:
             self._backlog -= 1
-            raise
-        finally:
-            self._registering -= 1
-            self._wake("registered")
-        self._tally["spilled"] += 1
 
     def _register(self, record: Record, record_id: str, ticket: _Ticket[R] | None) -> None:
         """A record is on disk; its receipt, if there is one, waits for it."""
@@ -522,49 +573,8 @@ class DurableChannel(Generic[T, R]):
                 self._deadlines.append((self._inner._clock() + age, ticket))  # noqa: SLF001
                 self._wake("deadline")
 
-    async def _put(self, records: Sequence[Record], *, lease: bool = False) -> Sequence[Stored]:
-        """Put within the bound on bytes, waiting or dropping as told; in order of arrival."""
-        bytes_max = self._bytes_max
-        if bytes_max is None:
-            return await self._put_whole(records, lease, None)
-        size = sum(record.size for record in records)
-        if size > bytes_max:
-            raise ItemTooLarge(size, bytes_max)
-        if not self._turn.locked():  # nobody waits: writers share their transactions
-            try:
-                return await self._put_whole(records, lease, bytes_max)
-            except QueueFull:
-                pass  # the long way
-        async with self._turn:
-            while True:
-                try:
-                    # A halting one was accepted, and has nowhere else to go.
-                    return await self._put_whole(records, lease, None if self._halting else bytes_max)
-                except QueueFull:
-                    pass  # below
-                if self._drop_oldest:
-                    dropped = await self._store.drop_oldest(self._queue, size)
-                    self._dropped(dropped)
-                    if dropped:
-                        continue
-                await self._store.wait_room([self._queue], size, bytes_max)
-                if self._closed and not self._spilling:
-                    raise anyio.ClosedResourceError
-
-    async def _put_whole(
-        self, records: Sequence[Record], lease: bool, bytes_max: int | None
-    ) -> Sequence[Stored]:
-        """A cancelled call would not know what it has done, so it is not cancelled."""
-        replace = self._coalesce_by is not None and not lease
-        stored: Sequence[Stored] = ()
-        with anyio.CancelScope(shield=True):
-            stored = await self._store.put(
-                records, [self._queue], lease=lease, replace=replace, bytes_max=bytes_max
-            )
-        return stored  # noqa: RET504 - mypy takes any scope for one that may swallow
-
     def _dropped(self, dropped: Sequence[Peeked]) -> None:
-        """Records that made room; their receipts and the hook are told."""
+        """Records made room; their receipts and the hook are told."""
         self._tally["full"] += len(dropped)
         self._backlog = max(0, self._backlog - len(dropped))
         items: list[T] = []
@@ -582,66 +592,17 @@ class DurableChannel(Generic[T, R]):
             self._inner._guarded(self._options.on_drop, view, DropReason.FULL)  # noqa: SLF001
 
     async def _spill(self, item: T, ticket: _Ticket[R], *, receipt: bool) -> None:
-        """Overflow's second way in: a list, which the spiller writes."""
-        record = self._record(item, ticket)
-        if self._bytes_max is not None and record.size > self._bytes_max:
-            raise ItemTooLarge(record.size, self._bytes_max)
-        while len(self._spilling) >= SPILL_MAX:
+        """Overflow's second way in: accepted at once, and written soon."""
+        record = self._fitting_record(item, ticket)
+        while len(self._writer) >= SPILL_MAX:
             self._inner._refuse_inside("send to a full disk")  # noqa: SLF001
             await self._wait("room")
             self._check_open()
-        self._spilling.append((record, ticket if receipt else None))
+        self._writer.add(Write(record, ticket, receipt=receipt, lease=False, waiter=None))
         self._backlog += 1
         self._tally["spilled"] += 1
-        self._wake("spill")
 
     # Tasks
-
-    async def _spiller(self) -> None:
-        while True:
-            if not self._spilling:
-                await self._wait("spill")
-                continue
-            try:
-                await self._spill_all()
-            except StoreError as error:
-                _LOG.error("%r: the store failed, trying again: %s", self, error)
-                await anyio.sleep(PAUSES[-2])
-
-    async def _spill_all(self) -> None:
-        """Write what is on its way to the disk; one at a time, for nothing leaves the list unwritten."""
-        async with self._spill_turn:
-            await self._spill_in_turn()
-
-    async def _spill_in_turn(self) -> None:
-        while self._spilling:
-            batch = self._spilling[:SPILL_MAX]
-            if self._bytes_max is not None:  # in pieces, for a whole batch may never find room
-                batch = batch[: _fitting([record for record, _ in batch], self._bytes_max // 4)]
-            taken, batch = len(batch), self._newest(batch)
-            self._registering += 1
-            try:
-                stored = await self._put([record for record, _ in batch])
-                for (record, ticket), entry in zip(batch, stored, strict=True):
-                    self._register(record, entry.id, ticket)
-            finally:
-                self._registering -= 1
-                self._wake("registered")
-            del self._spilling[:taken]
-            self._backlog -= taken - len(batch)
-            self._wake("room")
-
-    def _newest(
-        self, batch: list[tuple[Record, _Ticket[R] | None]]
-    ) -> list[tuple[Record, _Ticket[R] | None]]:
-        """Of several of one key only the last; the receipts of the others are told."""
-        if self._coalesce_by is None:
-            return batch
-        newest = {record.key: n for n, (record, _) in enumerate(batch)}
-        for n, (record, ticket) in enumerate(batch):
-            if newest[record.key] != n and ticket is not None and ticket.outcome is None:
-                ticket.settle(_SUPERSEDED)
-        return [batch[n] for n in sorted(newest.values())]
 
     async def _pump(self) -> None:
         with self._pump_scope:
@@ -672,7 +633,7 @@ class DurableChannel(Generic[T, R]):
             await inner._wait_for_room(None, inner._clock())  # noqa: SLF001
         limit = int(min(max(core.free, 1), PUMP_MAX))
         self._held.extend(await self._lease(limit))
-        while self._registering:  # their receipts may be among these
+        while self._writer.registering:  # their receipts may be among these
             await self._wait("registered")
         while self._held:
             await self._enter_record(self._held[0])
@@ -698,13 +659,14 @@ class DurableChannel(Generic[T, R]):
         """Records that were replaced on disk are nobody's backlog any more."""
         written = self._written
         counts = await self._store.counts(self._queue)
-        if written == self._written and not self._registering:  # else: there is more to read back
-            self._backlog = counts.ready.items + counts.delayed.items + len(self._spilling)
+        if written == self._written and not self._writer.registering:  # else: there is more to read back
+            self._backlog = counts.ready.items + counts.delayed.items + len(self._writer)
 
     async def _emptied(self) -> bool:
         """Whether neither the disk nor the way there holds anything for this run."""
         counts = await self._store.counts(self._queue)
-        return not (counts.ready.items or counts.delayed.items or self._held or self._spilling)
+        on_disk = counts.ready.items or counts.delayed.items
+        return not (on_disk or self._held or self._writer or self._arriving)
 
     async def _enter_record(self, record: Leased) -> None:
         """Put a record into the channel; one that cannot go there is set aside."""
@@ -874,6 +836,7 @@ class DurableChannel(Generic[T, R]):
         if self._closed:
             return
         self._closed = True
+        self._writer.close()
         if hasattr(self, "_pump_wait"):
             self._pump_wait.cancel()
         for name in ("room", "progress"):
@@ -935,7 +898,7 @@ class DurableChannel(Generic[T, R]):
             spilled=tally["spilled"],
             read_back=tally["read_back"],
             in_memory=channel.live + len(self._held),
-            waiting_for_disk=len(self._spilling),
+            waiting_for_disk=len(self._writer),
             kept=tally["kept"],
             quarantined=tally["quarantined"],
             dead=tally["dead"],
@@ -966,29 +929,6 @@ class DurableChannel(Generic[T, R]):
         waiters, self._waiting[what] = self._waiting[what], []
         for waiter in waiters:
             wake(waiter)
-
-
-def _leased(record: Record, stored: Stored, now: float) -> Leased:
-    return Leased(
-        tag=stored.tag or "",
-        id=stored.id,
-        payload=record.payload,
-        key=record.key,
-        priority=record.priority,
-        attempts=1,
-        put_at=now,
-        expires_at=record.expires_at,
-    )
-
-
-def _fitting(records: Sequence[Record], size: int) -> int:
-    """How many of the first records are at most *size* together; 1 at least."""
-    total = 0
-    for count, record in enumerate(records):
-        total += record.size
-        if total > size:
-            return max(1, count)
-    return len(records)
 
 
 def _check(

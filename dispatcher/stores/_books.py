@@ -6,22 +6,24 @@ queue are kept in memory while a transaction runs, and written with it. A step t
 own; after a transaction that failed all of them are read anew.
 """
 
-import contextlib
 import logging
 import math
 import sqlite3
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
 
 from dispatcher.errors import QueueFull, UnknownQueue
+from dispatcher.stores._bulk import each_in, insert
 from dispatcher.stores._engine import DELAYED, LEASED, QUARANTINED, READY, SHELVES, Hint, Ledger, Tags, never
 from dispatcher.stores._schema import COUNTERS, is_corrupt
 
 __all__ = ["ERASED", "INSERT_BODY", "INSERT_ENTRY", "ON_SHELF", "Books", "Queue", "Row", "checksum"]
+
+ID_MAX = 2**63 - 1
 
 log = logging.getLogger("dispatcher.stores")
 
@@ -41,11 +43,13 @@ ON_SHELF = tuple(
 ERASED = "id, shelf, size, body"
 """The columns of a row that `Books.erase` takes."""
 
-INSERT_BODY = "INSERT INTO bodies (id, refs, crc, payload) VALUES (?, ?, ?, ?)"
+INSERT_BODY = "INSERT INTO bodies (id, refs, crc, payload)"
 INSERT_ENTRY = (
     "INSERT INTO entries (id, queue, shelf, priority, place, body, size, attempts, lease, key, put_at,"
-    " expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " expires_at)"
 )
+_DELIVERY = "SELECT id, queue, size, body, attempts, expires_at, lease, due FROM entries WHERE id IN"
+_DELETE_BODIES = "DELETE FROM bodies WHERE refs <= ? AND id IN"
 _LOAD_QUEUES = f"SELECT id, name, {', '.join(COUNTERS)} FROM queues"
 _STORE_QUEUE = f"UPDATE queues SET {', '.join(f'{name} = ?' for name in COUNTERS)} WHERE id = ?"
 
@@ -115,8 +119,8 @@ class Books:
         bodies, self._bodies = self._bodies, []
         entries, self._entries = self._entries, []
         if entries:
-            self._connection.executemany(INSERT_BODY, bodies)
-            self._connection.executemany(INSERT_ENTRY, entries)
+            insert(self._connection, INSERT_BODY, bodies)
+            insert(self._connection, INSERT_ENTRY, entries)
 
     # -- transactions, for whoever drives it
 
@@ -274,22 +278,35 @@ class Books:
 
     def payload(self, body: int, key: str | None) -> tuple[bytes, str | None]:
         """The bytes, and what is wrong with them."""
-        if body in self.damaged:
-            return b"", "its page is damaged"
-        try:
-            row = self.db.execute("SELECT crc, payload FROM bodies WHERE id = ?", (body,)).fetchone()
-        except sqlite3.DatabaseError as error:
-            if is_corrupt(error):
-                self.damaged.add(body)
-            raise
+        return self.payloads([(body, key)])[0]
+
+    @staticmethod
+    def _read(row: Row | None, key: str | None) -> tuple[bytes, str | None]:
         if row is None:
             return b"", "its payload is missing"
-        crc, payload = row
+        _, crc, payload = row
         if not isinstance(payload, bytes):
             return b"", f"its payload is of type {type(payload).__name__}"
         if crc != checksum(payload, key):
             return payload, "its checksum is wrong"
         return payload, None
+
+    def payloads(self, rows: Sequence[tuple[int, str | None]]) -> list[tuple[bytes, str | None]]:
+        """`payload` of many ``(body, key)``."""
+        wanted = [body for body, _ in rows if body not in self.damaged]
+        found: dict[int, Row] = {}
+        try:
+            for bodies in each_in(self.db, "SELECT id, crc, payload FROM bodies WHERE id IN", wanted):
+                for row in bodies:
+                    found[row[0]] = row
+        except sqlite3.DatabaseError as error:
+            if is_corrupt(error):
+                self._find_damaged(wanted)
+            raise
+        return [
+            (b"", "its page is damaged") if body in self.damaged else self._read(found.get(body), key)
+            for body, key in rows
+        ]
 
     def quarantine(self, queue: Queue, now: float, bad: Sequence[tuple[int, int, str]]) -> None:
         """Put ``(id, size, trouble)`` aside, which were ready."""
@@ -303,19 +320,20 @@ class Books:
             ledger.move(READY, QUARANTINED, 1, size)
             ledger.quarantined_ever += 1
 
-    def delivery(self, tag: str, now: float) -> Row | None:
-        """``(id, queue, size, body, attempts, expires_at)`` of a delivery that has not ended."""
-        parsed = self.tags.parse(tag)
-        if parsed is None:
-            return None
-        lease, entry = parsed
-        found: Row | None = self.db.execute(
-            "SELECT id, queue, size, body, attempts, expires_at, lease, due FROM entries WHERE id = ?",
-            (entry,),
-        ).fetchone()
-        if found is None or found[6] != lease or (found[7] is not None and found[7] <= now):
-            return None
-        return found
+    def deliveries(self, tags: Iterable[str], now: float) -> dict[str, Row]:
+        """``(id, queue, size, body, attempts, expires_at, …)`` of those deliveries that have not ended."""
+        asked = {tag: parsed for tag in tags if (parsed := self.tags.parse(tag)) is not None}
+        entries = [entry for _, entry in asked.values() if entry <= ID_MAX]
+        found: dict[int, Row] = {}
+        for rows in each_in(self.db, _DELIVERY, entries):
+            for row in rows:
+                found[row[0]] = row
+        live: dict[str, Row] = {}
+        for tag, (lease, entry) in asked.items():
+            row = found.get(entry)
+            if row is not None and row[6] == lease and (row[7] is None or row[7] > now):
+                live[tag] = row
+        return live
 
     # -- rows
 
@@ -334,30 +352,38 @@ class Books:
     def erase(self, queue: Queue, rows: Sequence[Row]) -> None:
         """Delete these entries (`ERASED`) of *queue*, and their bodies if nobody else has them."""
         ledger = self.edit(queue)
-        self.db.executemany("DELETE FROM entries WHERE id = ?", [(row[0],) for row in rows])
+        for _ in each_in(self.db, "DELETE FROM entries WHERE id IN", [row[0] for row in rows]):
+            pass
         for _, shelf, size, _ in rows:
             ledger.items[shelf] -= 1
             ledger.sizes[shelf] -= size
         self._let_go(Counter(row[3] for row in rows))
 
     def _let_go(self, bodies: Counter[int]) -> None:
-        # What is damaged cannot even be deleted: it stays behind, in nobody's way.
-        ones = [(body, n) for body, n in bodies.items() if body not in self.damaged]
-        try:
-            gone = self.db.executemany("DELETE FROM bodies WHERE id = ? AND refs <= ?", ones).rowcount
-        except sqlite3.DatabaseError as error:
-            if is_corrupt(error):
-                self._find_damaged([body for body, _ in ones])
-            raise
-        if gone < len(ones):  # other queues are not done with some; of those just deleted none is left
-            self.db.executemany(
-                "UPDATE bodies SET refs = refs - ? WHERE id = ?", [(n, body) for body, n in ones]
-            )
+        by_number: dict[int, list[int]] = {}
+        for body, n in bodies.items():
+            # What is damaged cannot even be deleted: it stays behind, in nobody's way.
+            if body not in self.damaged:
+                by_number.setdefault(n, []).append(body)
+        for n, ones in by_number.items():
+            try:
+                gone = sum(done.rowcount for done in each_in(self.db, _DELETE_BODIES, ones, n))
+            except sqlite3.DatabaseError as error:
+                if is_corrupt(error):
+                    self._find_damaged(ones)
+                raise
+            if gone < len(ones):  # other queues are not done with some; of those just deleted none is left
+                for _ in each_in(self.db, "UPDATE bodies SET refs = refs - ? WHERE id IN", ones, n):
+                    pass
 
     def _find_damaged(self, bodies: Sequence[int]) -> None:
+        """Of several that cannot be read together, find those that cannot be read alone."""
         for body in bodies:
-            with contextlib.suppress(sqlite3.DatabaseError):
-                self.payload(body, None)
+            try:
+                self.db.execute("SELECT crc, payload FROM bodies WHERE id = ?", (body,)).fetchone()
+            except sqlite3.DatabaseError as error:
+                if is_corrupt(error):
+                    self.damaged.add(body)
 
     def oldest(self, queue: Queue) -> float | None:
         """When the oldest that is ready, delayed or leased took its place."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from dispatcher.stores._books import ERASED, INSERT_BODY, INSERT_ENTRY, Books, Queue, Row, checksum
+from dispatcher.stores._bulk import insert
 from dispatcher.stores._engine import DEAD, DELAYED, LEASED, QUARANTINED, READY, earlier
 from dispatcher.stores.base import Record, Stored
 
@@ -35,9 +36,8 @@ class Replacing:
         stored: list[Stored] = []
         for record in records:
             first = self._books.take_numbers(len(targets))
-            self._books.db.execute(
-                INSERT_BODY, (first, len(targets), checksum(record.payload, record.key), record.payload)
-            )
+            body = (first, len(targets), checksum(record.payload, record.key), record.payload)
+            insert(self._books.db, INSERT_BODY, [body])
             for nth, queue in enumerate(targets):
                 self._put_one(record, queue, first + nth, first)
                 stored.append(Stored(str(first + nth)))
@@ -70,7 +70,7 @@ class Replacing:
                 ledger.replaced += sum(1 for row in there if row[1] in (READY, DELAYED, LEASED))
             self._there[queue, record.key] = [(entry, READY, record.size, body, priority, place, put_at)]
         row = (entry, queue.number, READY, priority, place, body, record.size, 0, None, record.key, put_at)
-        self._books.db.execute(INSERT_ENTRY, (*row, record.expires_at))
+        insert(self._books.db, INSERT_ENTRY, [(*row, record.expires_at)])
         ledger.add(READY, 1, record.size)
         ledger.put += 1
         queue.expiry = earlier(queue.expiry, record.expires_at)

@@ -3,9 +3,11 @@
 import contextlib
 import math
 from collections.abc import Generator, Iterator, Sequence
+from itertools import chain
 
 from dispatcher.errors import OptionError
 from dispatcher.stores._books import ERASED, ON_SHELF, Books, Queue, Row, checksum
+from dispatcher.stores._bulk import each_in
 from dispatcher.stores._engine import (
     DEAD,
     DELAYED,
@@ -22,6 +24,8 @@ from dispatcher.stores._replace import Replacing
 from dispatcher.stores.base import Counts, Dead, Leased, Nack, Peeked, Record, Stored
 
 __all__ = ["Tables"]
+
+_LEASE = f"UPDATE entries SET shelf = {LEASED}, attempts = attempts + 1, lease = ?, due = ? WHERE id IN"
 
 _PEEKED = "id, shelf, body, key, priority, attempts, put_at, expires_at, error, failed_at, place"
 
@@ -87,6 +91,7 @@ class Tables(Books):
         ]
         shelf, attempts = (LEASED, 1) if options.lease else (READY, 0)
         front = self.take_front(count) if options.front else 0
+        lease = self.tags.next_lease() if options.lease else None
         rows: list[Row] = []
         stored: list[Stored | None] = [None] * (count * width)
         for nth, queue in enumerate(targets):
@@ -94,7 +99,6 @@ class Tables(Books):
             put_at = min(now, never(self.oldest(queue))) if options.front else now
             for n, record in enumerate(records):
                 entry = first + n * width + nth
-                lease = self.tags.next_lease() if options.lease else None
                 place = front + n if options.front else entry
                 body = first + n * width
                 row = (entry, queue.number, shelf, record.priority, place, body, record.size, attempts)
@@ -153,40 +157,43 @@ class Tables(Books):
         """See `dispatcher.stores.base.Store.lease`."""
         source = self.queue(queue)
         self.tend(source, now)
+        lease = self.tags.next_lease()
         taken: list[Leased] = []
-        updates: list[Row] = []
+        entries: list[int] = []
         bad: list[tuple[int, int, str]] = []
         size = again = 0
-        due = None if ack_timeout is None else now + ack_timeout
-        rows = self.db.execute(
-            "SELECT id, body, size, key, priority, attempts, put_at, expires_at FROM entries"
-            f" WHERE {ON_SHELF[READY]} ORDER BY priority, place",
-            (source.number,),
-        )
-        for entry, body, length, key, priority, attempts, put_at, expires_at in rows:
-            if taken and bytes_max is not None and size + length > bytes_max:
-                break
-            payload, trouble = self.payload(body, key)
-            if trouble is not None:
-                bad.append((entry, length, trouble))
-                continue
-            lease = self.tags.next_lease()
-            tag = self.tags.tag(lease, entry)
-            taken.append(Leased(tag, str(entry), payload, key, priority, attempts + 1, put_at, expires_at))
-            updates.append((lease, due, entry))
-            size += length
-            again += attempts > 0
-            if len(taken) == limit:
-                break
-        rows.close()
+        with contextlib.closing(
+            self.db.execute(
+                "SELECT size, body, key, id, priority, attempts, put_at, expires_at FROM entries"
+                f" WHERE {ON_SHELF[READY]} ORDER BY priority, place",
+                (source.number,),
+            )
+        ) as rows:
+            ahead: Iterator[Row] = rows
+            # Once more only for those that cannot be read: others take their places.
+            while len(taken) < limit:
+                found, ahead = _within(ahead, limit - len(taken), size, bytes_max)
+                if not found:
+                    break
+                payloads = self.payloads([(row[1], row[2]) for row in found])
+                for row, (payload, trouble) in zip(found, payloads, strict=True):
+                    length, _, key, entry, priority, attempts, put_at, expires_at = row
+                    if trouble is not None:
+                        bad.append((entry, length, trouble))
+                        continue
+                    tag, number = self.tags.tag(lease, entry), str(entry)
+                    taken.append(
+                        Leased(tag, number, payload, key, priority, attempts + 1, put_at, expires_at)
+                    )
+                    size += length
+                    again += attempts > 0
+                    entries.append(entry)
         if bad:
             self.quarantine(source, now, bad)
         if taken:
-            self.db.executemany(
-                f"UPDATE entries SET shelf = {LEASED}, attempts = attempts + 1, lease = ?, due = ?"
-                " WHERE id = ?",
-                updates,
-            )
+            due = None if ack_timeout is None else now + ack_timeout
+            for _ in each_in(self.db, _LEASE, entries, lease, due):
+                pass
             ledger = self.edit(source)
             ledger.move(READY, LEASED, len(taken), size)
             ledger.redelivered += again
@@ -198,13 +205,13 @@ class Tables(Books):
     ) -> Sequence[str]:
         """See `dispatcher.stores.base.Store.settle`."""
         stale: list[str] = []
-        seen: set[str] = set()
+        tags = [*acks, *(nack.tag for nack in nacks), *(one.tag for one in dead)]
+        live = self.deliveries(tags, now)
 
         def delivery(tag: str) -> Row | None:
-            row = None if tag in seen else self.delivery(tag, now)
+            row = live.pop(tag, None)  # of two words on one delivery the first counts
             if row is None:
                 stale.append(tag)
-            seen.add(tag)
             return row
 
         erased: dict[int, list[Row]] = {}
@@ -260,18 +267,17 @@ class Tables(Books):
 
     def extend(self, now: float, tags: Sequence[str], ack_timeout: float | None) -> Sequence[str]:
         """See `dispatcher.stores.base.Store.extend`."""
-        stale: list[str] = []
         due = None if ack_timeout is None else now + ack_timeout
-        for tag in tags:
-            row = self.delivery(tag, now)
-            if row is None:
-                stale.append(tag)
-                continue
-            self.db.execute("UPDATE entries SET due = ? WHERE id = ?", (due, row[0]))
-            queue = self.by_number[row[1]]
+        live = self.deliveries(tags, now)
+        for _ in each_in(
+            self.db, "UPDATE entries SET due = ? WHERE id IN", [row[0] for row in live.values()], due
+        ):
+            pass
+        for number in {row[1] for row in live.values()}:
+            queue = self.by_number[number]
             self.edit(queue)
             queue.due = earlier(queue.due, due)
-        return stale
+        return [tag for tag in tags if tag not in live]
 
     def release(self, now: float, queue: str) -> int:
         """See `dispatcher.stores.base.Store.release`."""
@@ -402,3 +408,29 @@ class Tables(Books):
 
 def _numbers(ids: Sequence[str]) -> list[int]:
     return [int(one) for one in ids if one.isascii() and one.isdigit() and len(one) < 19]
+
+
+def _within(
+    rows: Iterator[Row], limit: int, size: int, bytes_max: int | None
+) -> tuple[list[Row], Iterator[Row]]:
+    """
+    The next *limit* at most, of ``(size, …)``, for as long as they fit; and those behind.
+
+    Args:
+        rows: All there are.
+
+        limit: At most.
+
+        size: Of what there is already; 0: nothing, so the first fits in any case.
+
+        bytes_max: With it, at most; None: all fit.
+    """
+    found: list[Row] = []
+    for row in rows:
+        if bytes_max is not None and size and size + row[0] > bytes_max:
+            return found, chain([row], rows)
+        size += row[0]
+        found.append(row)
+        if len(found) == limit:
+            break
+    return found, rows

@@ -312,7 +312,7 @@ class TestDurability:
                     tasks.start_soon(ack, tag)
         commits = statements.count("COMMIT")
         assert 2 <= commits <= 40, commits
-        assert sum(one.startswith("INSERT INTO entries") for one in statements) == 100
+        assert len(set(got)) == 100
 
     @pytest.mark.parametrize(
         ("durability", "put_at", "lease_at"), [("commit", 2, 1), ("os", 1, 1)], ids=["commit", "os"]
