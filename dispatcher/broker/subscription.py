@@ -47,7 +47,8 @@ class Subscription:
         self._open = False
         self._held: dict[str, Held] = {}
         self._taken: deque[Delivery] = deque()
-        self._settled = anyio.Event()
+        self._earliest = math.inf  # no deadline of what is held comes before
+        self._settled: anyio.Event | None = None  # made only when somebody waits
 
     @property
     def topic(self) -> str:
@@ -153,6 +154,7 @@ class Subscription:
         leased = await self._port.lease(room, bytes_max=options.batch_bytes_max, ack_timeout=timeout)
         deadline = math.inf if timeout is None else asked + timeout
         taken = [Delivery.of(self.topic, self.name, one) for one in leased]
+        self._earliest = min(self._earliest, deadline)
         for one in taken:
             self._held[one.tag] = Held(one, deadline, seen)
             self._broker.remember(one.tag, self)
@@ -184,15 +186,19 @@ class Subscription:
             self._prune()
             if len(self._held) < self._options.in_flight_max:
                 return
-            left = min(held.deadline for held in self._held.values()) - self._store.now()
-            with anyio.move_on_after(left):
+            if self._settled is None:
+                self._settled = anyio.Event()
+            with anyio.move_on_after(self._earliest - self._store.now()):
                 await self._settled.wait()
 
     def _prune(self) -> None:
         """What was not acked in time is nobody's any more."""
         now = self._store.now()
+        if now < self._earliest:
+            return
         for tag in [tag for tag, held in self._held.items() if held.deadline <= now]:
             self._broker.forget(tag)
+        self._earliest = min((held.deadline for held in self._held.values()), default=math.inf)
 
     # Settling
 
@@ -241,15 +247,16 @@ class Subscription:
 
     def drop(self, tag: str) -> None:
         """It is settled, one way or the other."""
-        if self._held.pop(tag, None) is not None:
-            settled, self._settled = self._settled, anyio.Event()
-            settled.set()
+        if self._held.pop(tag, None) is not None and self._settled is not None:
+            self._settled.set()
+            self._settled = None
 
     def extended(self, tag: str, deadline: float) -> None:
         """It has more time."""
         held = self._held.get(tag)
         if held is not None:
             held.deadline = deadline
+            self._earliest = min(self._earliest, deadline)
 
     @property
     def port(self) -> Port:

@@ -276,37 +276,27 @@ class Books:
             self._look_ahead(queue)
         return items
 
-    def payload(self, body: int, key: str | None) -> tuple[bytes, str | None]:
-        """The bytes, and what is wrong with them."""
-        return self.payloads([(body, key)])[0]
+    def texts(self, bodies: Sequence[int]) -> dict[int, Row]:
+        """``(id, crc, payload)`` of each of *bodies* that is there and not damaged."""
+        whole = [body for body in bodies if body not in self.damaged] if self.damaged else bodies
+        try:
+            parts = each_in(self.db, "SELECT id, crc, payload FROM bodies WHERE id IN", whole)
+            return {row[0]: row for rows in parts for row in rows}
+        except sqlite3.DatabaseError as error:
+            if is_corrupt(error):
+                self._find_damaged(whole)
+            raise
 
-    @staticmethod
-    def _read(row: Row | None, key: str | None) -> tuple[bytes, str | None]:
+    def read(self, body: int, row: Row | None, key: str | None) -> tuple[bytes, str | None]:
+        """The payload out of a row of `texts`, and what is wrong with it."""
         if row is None:
-            return b"", "its payload is missing"
+            return b"", "its page is damaged" if body in self.damaged else "its payload is missing"
         _, crc, payload = row
         if not isinstance(payload, bytes):
             return b"", f"its payload is of type {type(payload).__name__}"
         if crc != checksum(payload, key):
             return payload, "its checksum is wrong"
         return payload, None
-
-    def payloads(self, rows: Sequence[tuple[int, str | None]]) -> list[tuple[bytes, str | None]]:
-        """`payload` of many ``(body, key)``."""
-        wanted = [body for body, _ in rows if body not in self.damaged]
-        found: dict[int, Row] = {}
-        try:
-            for bodies in each_in(self.db, "SELECT id, crc, payload FROM bodies WHERE id IN", wanted):
-                for row in bodies:
-                    found[row[0]] = row
-        except sqlite3.DatabaseError as error:
-            if is_corrupt(error):
-                self._find_damaged(wanted)
-            raise
-        return [
-            (b"", "its page is damaged") if body in self.damaged else self._read(found.get(body), key)
-            for body, key in rows
-        ]
 
     def quarantine(self, queue: Queue, now: float, bad: Sequence[tuple[int, int, str]]) -> None:
         """Put ``(id, size, trouble)`` aside, which were ready."""
@@ -324,10 +314,8 @@ class Books:
         """``(id, queue, size, body, attempts, expires_at, …)`` of those deliveries that have not ended."""
         asked = {tag: parsed for tag in tags if (parsed := self.tags.parse(tag)) is not None}
         entries = [entry for _, entry in asked.values() if entry <= ID_MAX]
-        found: dict[int, Row] = {}
-        for rows in each_in(self.db, _DELIVERY, entries):
-            for row in rows:
-                found[row[0]] = row
+        parts = each_in(self.db, _DELIVERY, entries)
+        found = {row[0]: row for rows in parts for row in rows}
         live: dict[str, Row] = {}
         for tag, (lease, entry) in asked.items():
             row = found.get(entry)

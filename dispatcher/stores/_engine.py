@@ -164,15 +164,16 @@ class Tags:
 
     def parse(self, tag: str) -> tuple[int, int] | None:
         """``(lease, entry)``, or None if it is from another opening, or no tag at all."""
-        parts = tag.split("-")
-        if len(parts) != 3 or parts[0] != self._word:
+        word, _, numbers = tag.partition("-")
+        if word != self._word:
             return None
+        first, _, second = numbers.partition("-")
         try:
-            lease, entry = int(parts[1], 16), int(parts[2], 16)
+            lease, entry = int(first, 16), int(second, 16)
         except ValueError:
             return None
         # int() takes more spellings than tag() writes
-        return (lease, entry) if self.tag(lease, entry) == tag else None
+        return (lease, entry) if numbers == f"{lease:x}-{entry:x}" else None
 
 
 def earlier(moment: float, other: float | None) -> float:

@@ -2,8 +2,8 @@
 
 import contextlib
 import math
+import sqlite3
 from collections.abc import Generator, Iterator, Sequence
-from itertools import chain
 
 from dispatcher.errors import OptionError
 from dispatcher.stores._books import ERASED, ON_SHELF, Books, Queue, Row, checksum
@@ -25,6 +25,10 @@ from dispatcher.stores.base import Counts, Dead, Leased, Nack, Peeked, Record, S
 
 __all__ = ["Tables"]
 
+_READY = (
+    "SELECT size, body, key, id, priority, attempts, put_at, expires_at FROM entries"
+    f" WHERE {ON_SHELF[READY]} ORDER BY priority, place"
+)
 _LEASE = f"UPDATE entries SET shelf = {LEASED}, attempts = attempts + 1, lease = ?, due = ? WHERE id IN"
 
 _PEEKED = "id, shelf, body, key, priority, attempts, put_at, expires_at, error, failed_at, place"
@@ -162,22 +166,16 @@ class Tables(Books):
         entries: list[int] = []
         bad: list[tuple[int, int, str]] = []
         size = again = 0
-        with contextlib.closing(
-            self.db.execute(
-                "SELECT size, body, key, id, priority, attempts, put_at, expires_at FROM entries"
-                f" WHERE {ON_SHELF[READY]} ORDER BY priority, place",
-                (source.number,),
-            )
-        ) as rows:
-            ahead: Iterator[Row] = rows
+        with contextlib.closing(self.db.execute(_READY, (source.number,))) as rows:
+            ahead: list[Row] = []
             # Once more only for those that cannot be read: others take their places.
             while len(taken) < limit:
-                found, ahead = _within(ahead, limit - len(taken), size, bytes_max)
+                found, ahead = _within(ahead, rows, limit - len(taken), size, bytes_max)
                 if not found:
                     break
-                payloads = self.payloads([(row[1], row[2]) for row in found])
-                for row, (payload, trouble) in zip(found, payloads, strict=True):
-                    length, _, key, entry, priority, attempts, put_at, expires_at = row
+                texts = self.texts([row[1] for row in found])
+                for length, body, key, entry, priority, attempts, put_at, expires_at in found:
+                    payload, trouble = self.read(body, texts.get(body), key)
                     if trouble is not None:
                         bad.append((entry, length, trouble))
                         continue
@@ -185,9 +183,9 @@ class Tables(Books):
                     taken.append(
                         Leased(tag, number, payload, key, priority, attempts + 1, put_at, expires_at)
                     )
+                    entries.append(entry)
                     size += length
                     again += attempts > 0
-                    entries.append(entry)
         if bad:
             self.quarantine(source, now, bad)
         if taken:
@@ -204,9 +202,8 @@ class Tables(Books):
         self, now: float, acks: Sequence[str], nacks: Sequence[Nack], dead: Sequence[Dead]
     ) -> Sequence[str]:
         """See `dispatcher.stores.base.Store.settle`."""
+        live = self.deliveries([*acks, *(nack.tag for nack in nacks), *(one.tag for one in dead)], now)
         stale: list[str] = []
-        tags = [*acks, *(nack.tag for nack in nacks), *(one.tag for one in dead)]
-        live = self.deliveries(tags, now)
 
         def delivery(tag: str) -> Row | None:
             row = live.pop(tag, None)  # of two words on one delivery the first counts
@@ -315,7 +312,7 @@ class Tables(Books):
 
     def _peeked(self, row: Row) -> Peeked:
         entry, shelf, body, key, priority, attempts, put_at, expires_at, error, failed_at, place = row
-        payload, _ = self.payload(body, key)
+        payload, _ = self.read(body, self.texts([body]).get(body), key)
         return Peeked(
             id=str(entry),
             cursor=f"{priority}.{place}" if shelf == READY else str(place),
@@ -411,13 +408,15 @@ def _numbers(ids: Sequence[str]) -> list[int]:
 
 
 def _within(
-    rows: Iterator[Row], limit: int, size: int, bytes_max: int | None
-) -> tuple[list[Row], Iterator[Row]]:
+    ahead: list[Row], rows: sqlite3.Cursor, limit: int, size: int, bytes_max: int | None
+) -> tuple[list[Row], list[Row]]:
     """
-    The next *limit* at most, of ``(size, …)``, for as long as they fit; and those behind.
+    The next *limit* at most, of ``(size, …)``, for as long as they fit; and what was read beyond them.
 
     Args:
-        rows: All there are.
+        ahead: What was read before.
+
+        rows: All behind that.
 
         limit: At most.
 
@@ -425,12 +424,13 @@ def _within(
 
         bytes_max: With it, at most; None: all fit.
     """
-    found: list[Row] = []
-    for row in rows:
-        if bytes_max is not None and size and size + row[0] > bytes_max:
-            return found, chain([row], rows)
-        size += row[0]
-        found.append(row)
-        if len(found) == limit:
-            break
-    return found, rows
+    if len(ahead) < limit:
+        ahead = ahead + rows.fetchmany(limit - len(ahead))
+    count = min(limit, len(ahead))
+    if bytes_max is not None:
+        for n in range(count):
+            size += ahead[n][0]
+            if size > bytes_max and size > ahead[n][0]:
+                count = n
+                break
+    return ahead[:count], ahead[count:]

@@ -488,6 +488,16 @@ class Listener:
         self.seen: list[str] = []
         self.batches: list[int] = []
         self.connections = 0
+        self.answered = 0
+
+    async def all_answered(self) -> None:
+        """
+        Until every ack has its answer.
+
+        anyio on asyncio lets an octet that arrives in the turn in which its reader is cancelled fail a
+        callback of the loop, so nothing may be on its way when a listener is.
+        """
+        await until(lambda: self.answered == len(self.batches))
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Listen, read, and ack, until cancelled."""
@@ -505,6 +515,7 @@ class Listener:
                     got = await raw.line()
                     if "deliveries" not in got:
                         assert got["ok"]
+                        self.answered += 1
                         continue
                     self.seen += [one["payload"] for one in got["deliveries"]]
                     self.batches.append(len(got["deliveries"]))
@@ -526,6 +537,7 @@ class TestPush:
             served.server.push({("t", "s"): target})
             await until(lambda: len(there.seen) == 5)
             await until(lambda: served.broker.statistics().acked == 5)
+            await there.all_answered()
 
             assert there.seen == ["0", "1", "2", "3", "4"]
             assert max(there.batches) == 2
@@ -544,6 +556,7 @@ class TestPush:
             assert (await served.broker.counts("t", "s")).ready.items == 1
             await group.start(there.run)
             await until(lambda: there.seen == ["1"])
+            await there.all_answered()
             group.cancel_scope.cancel()
 
     async def test_what_a_broken_connection_had_comes_again(
@@ -565,6 +578,7 @@ class TestPush:
             async with anyio.create_task_group() as group:
                 await group.start(better.run)
                 await until(lambda: len(better.seen) >= 3)
+                await better.all_answered()
                 assert better.seen == ["1", "2", "3"]
                 group.cancel_scope.cancel()
 
