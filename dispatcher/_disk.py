@@ -80,6 +80,9 @@ class Word:
     dropped: Callable[[Sequence[Peeked]], None]
     """These records made room."""
 
+    tried: Callable[[], None]
+    """A transaction has ended, one way or the other; after `written`."""
+
 
 class DiskWriter:
     """
@@ -240,6 +243,7 @@ class DiskWriter:
             return False
         finally:
             self.registering = False
+            self._word.tried()
         for write in group:
             write.end()
         return True

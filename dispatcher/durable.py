@@ -116,7 +116,7 @@ class DurableStatistics:
 class _Ticket(Receipt[R_co]):
     """A receipt that knows its record, and always tells its channel."""
 
-    __slots__ = ("_durable", "item", "record_id", "tag")
+    __slots__ = ("_durable", "item", "pending", "record_id", "tag")
 
     def __init__(self, durable: "DurableChannel[Any, Any]", channel: "Channel[Any, Any]") -> None:
         super().__init__(channel)
@@ -125,6 +125,8 @@ class _Ticket(Receipt[R_co]):
         self.tag: str | None = None
         self.record_id: str | None = None
         self.item: Any = None
+        self.pending = False
+        """On disk, but its sender, who may yet be cancelled, has not heard of it."""
 
     def tell(self) -> None:
         super().tell()
@@ -220,7 +222,7 @@ class DurableChannel(Generic[T, R]):
         self._writer = DiskWriter(
             store,
             queue,
-            Word(written=self._take_word, forgotten=self._forget, dropped=self._dropped),
+            Word(written=self._take_word, forgotten=self._forget, dropped=self._dropped, tried=self._tried),
             replace=options.coalesce_by is not None,
             bytes_max=disk_bytes_max,
             drop_oldest=disk_full == "drop_oldest",
@@ -235,6 +237,7 @@ class DurableChannel(Generic[T, R]):
         # On disk, or on the way there, and not read back: exact but for what expires there unseen.
         self._backlog = 0
         self._held: deque[Leased] = deque()
+        self._reading = False
         self._fates: list[_Ticket[R]] = []
         self._settling = 0
         # Receipts of what is on disk, by record; and when they expire, in that order.
@@ -350,7 +353,14 @@ class DurableChannel(Generic[T, R]):
                 await anyio.lowlevel.checkpoint()
             contents = self._inner._core.buffer.contents()  # noqa: SLF001
             mine = [(item, cast("_Ticket[R]", ticket)) for item, ticket in contents]
-            held = [Nack(record.tag, count=False) for record in self._held]
+            held: list[Nack] = []
+            withdrawn: list[str] = []
+            for record in self._held:
+                waiting = self._awaited.get(record.id)
+                if waiting is None or waiting.outcome is None:
+                    held.append(Nack(record.tag, count=False))
+                else:
+                    withdrawn.append(record.tag)
             held += [Nack(ticket.tag or "", count=False) for ticket in self._stayed]
             loose = [self._record(item, ticket) for item, ticket in mine if ticket.tag is None]
             tags = [ticket.tag for _, ticket in mine if ticket.tag is not None]
@@ -359,16 +369,20 @@ class DurableChannel(Generic[T, R]):
                 # and is between them. The old records go after the new ones are safe.
                 loose = [self._record(item, ticket) for item, ticket in mine]
                 await self._insist(lambda: self._store.put(loose, [self._queue], front=True))
-                await self._insist(lambda: self._store.settle(acks=tags, nacks=held))
+                await self._insist(lambda: self._store.settle(acks=[*tags, *withdrawn], nacks=held))
             else:
                 if loose:
                     await self._insist(lambda: self._store.put(loose, [self._queue], front=True))
                 back = [*[Nack(tag, count=False) for tag in tags], *held]
-                if back:
-                    await self._insist(lambda: self._store.settle(nacks=back))
+                if back or withdrawn:
+                    await self._insist(lambda: self._store.settle(acks=withdrawn, nacks=back))
             self._tally["kept"] += len(mine) + len(self._stayed)
             self._held.clear()
             await self._settle_all()
+            # What was withdrawn while the pump had it, and came back to the disk unseen.
+            gone = [name for name, ticket in self._awaited.items() if ticket.outcome and not ticket.tag]
+            if gone:
+                await self._insist(self._purge, gone)
         except StoreError as error:
             self._trouble = error
             _LOG.exception(
@@ -492,17 +506,27 @@ class DurableChannel(Generic[T, R]):
         if direct:
             self._unreserve(size)
             self._enter_written(item, ticket)
-        else:
-            self._tally["spilled"] += 1
+            return
+        self._tally["spilled"] += 1
+        self._heard(ticket)
+        if not receipt:  # nobody will ask for it again
+            self._awaited.pop(ticket.record_id or "", None)
+
+    def _heard(self, ticket: _Ticket[R]) -> None:
+        if ticket.pending:
+            ticket.pending = False
+            self._wake("registered")
 
     def _abandon(self, write: Write, size: int) -> None:
+        self._heard(cast("_Ticket[R]", write.ticket))
         if write.lease:
             self._unreserve(size)
             self._inner._core.hand_room()  # noqa: SLF001
         if write.error is not None:
             self._backlog -= not write.lease
-        elif write.ticket.outcome is None:
-            write.ticket.settle(_WITHDRAWN)  # if it is written, or will be, its record goes again
+        elif self._withdraw(
+            cast("_Ticket[R]", write.ticket)
+        ):  # if it is written, or will be, its record goes
             self._writer.withdrawn()
 
     def _unreserve(self, size: int) -> None:
@@ -534,7 +558,7 @@ class DurableChannel(Generic[T, R]):
         for write, entry in zip(writes, stored, strict=True):
             ticket = cast("_Ticket[R]", write.ticket)
             if not write.lease:
-                self._register(write.record, entry.id, ticket if write.receipt or ticket.outcome else None)
+                self._register(write, entry.id)
                 continue
             ticket.tag = entry.tag
             if ticket.outcome is not None:  # withdrawn while it was written
@@ -543,6 +567,8 @@ class DurableChannel(Generic[T, R]):
         for write in outdone:
             if write.ticket.outcome is None:
                 write.ticket.settle(_SUPERSEDED)
+
+    def _tried(self) -> None:
         self._wake("registered")
         self._wake("room")
 
@@ -550,27 +576,30 @@ class DurableChannel(Generic[T, R]):
         if not write.lease:
             self._backlog -= 1
 
-    def _register(self, record: Record, record_id: str, ticket: _Ticket[R] | None) -> None:
-        """A record is on disk; its receipt, if there is one, waits for it."""
+    def _register(self, write: Write, record_id: str) -> None:
+        """A record is on disk; its receipt, if there is one, waits for it, and so may its sender."""
         self._written += 1
-        if record.key is not None:
-            old = self._newest_receipts.pop(record.key, None)
+        key, ticket = write.record.key, cast("_Ticket[R]", write.ticket)
+        if key is not None:
+            old = self._newest_receipts.pop(key, None)
             if old is not None and old.outcome is None and old.tag is None:  # its record is gone
                 self._awaited.pop(old.record_id or "", None)
                 old.record_id = None
                 old.settle(_SUPERSEDED)
-            if ticket is not None:
-                self._newest_receipts[record.key] = ticket
-        if ticket is None:
-            return
         ticket.record_id = record_id
-        self._awaited[record_id] = ticket
         if ticket.outcome is not None:  # withdrawn while it was written
+            self._awaited[record_id] = ticket
             self._told(ticket)
-        else:
-            age = self._options.item_age_max
-            if age is not None:
-                self._deadlines.append((self._inner._clock() + age, ticket))  # noqa: SLF001
+            return
+        ticket.pending = write.waiter is not None
+        if write.receipt or ticket.pending:
+            self._awaited[record_id] = ticket
+        if write.receipt:
+            if key is not None:
+                self._newest_receipts[key] = ticket
+            if self._options.item_age_max is not None:
+                deadline = self._inner._clock() + self._options.item_age_max  # noqa: SLF001
+                self._deadlines.append((deadline, ticket))
                 self._wake("deadline")
 
     def _dropped(self, dropped: Sequence[Peeked]) -> None:
@@ -632,6 +661,7 @@ class DurableChannel(Generic[T, R]):
         if core.free < 1:
             await inner._wait_for_room(None, inner._clock())  # noqa: SLF001
         limit = int(min(max(core.free, 1), PUMP_MAX))
+        self._reading = True
         self._held.extend(await self._lease(limit))
         while self._writer.registering:  # their receipts may be among these
             await self._wait("registered")
@@ -640,6 +670,7 @@ class DurableChannel(Generic[T, R]):
             self._held.popleft()
             self._backlog = max(0, self._backlog - 1)
             self._tally["read_back"] += 1
+        self._reading = False
         if self._coalesce_by is not None:
             await self._recount()
         self._wake("progress")
@@ -672,6 +703,8 @@ class DurableChannel(Generic[T, R]):
         """Put a record into the channel; one that cannot go there is set aside."""
         inner = self._inner
         core = inner._core  # noqa: SLF001
+        while (there := self._awaited.get(record.id)) is not None and there.pending:
+            await self._wait("registered")
         ticket = self._awaited.pop(record.id, None)
         if ticket is None:
             ticket = _Ticket(self, inner)
@@ -699,8 +732,15 @@ class DurableChannel(Generic[T, R]):
             except BaseException:
                 self._awaited[record.id] = ticket  # it stays on disk
                 raise
+            if self._withdrawn(ticket):
+                core.hand_room()
+                return
         age = max(0.0, self._store.now() - record.put_at)
         self._enter(item, ticket, inner._clock() - age)  # noqa: SLF001
+
+    @staticmethod
+    def _withdrawn(ticket: _Ticket[R]) -> bool:
+        return ticket.outcome is not None
 
     async def _set_aside(self, ticket: _Ticket[R], error: Exception, *, quarantine: bool) -> None:
         _LOG.error("%r: a record cannot be sent and is set aside: %s", self, error)
@@ -772,11 +812,15 @@ class DurableChannel(Generic[T, R]):
 
     async def _purge(self, record_ids: Sequence[str]) -> int:
         """Delete what was withdrawn or expired on disk; what the pump has by now, it sees itself."""
-        gone = await self._store.purge(self._queue, record_ids, shelf=Shelf.READY)
-        for record_id in record_ids:
-            ticket = self._awaited.get(record_id)
-            if ticket is not None and ticket.tag is None and gone == len(record_ids):
-                del self._awaited[record_id]
+        gone = 0
+        # While it reads, some may be gone and some not: then each by itself, for it has to be known which.
+        parts = [[record_id] for record_id in record_ids] if self._reading else [record_ids]
+        for part in parts:
+            purged = await self._store.purge(self._queue, part, shelf=Shelf.READY)
+            gone += purged
+            if purged == len(part):
+                for record_id in part:
+                    self._awaited.pop(record_id, None)
         return gone
 
     async def _put_leased(self, records: Sequence[Record]) -> Sequence[Stored]:
