@@ -142,7 +142,6 @@ class DiskWriter:
         """Nothing more will be added: whoever waits for room waits in vain."""
         self._closed = True
         if self._room is not None:
-            self._refuse()
             self._room.cancel()
 
     def halt(self) -> None:

@@ -2,9 +2,9 @@
 A channel over a store: what it holds survives a full buffer, a halt and, as a journal, ``kill -9``.
 
 Theory of operation. An ordinary channel does the sending. Around it run, in one task group: the pump,
-which leases records as memory has room and puts them into the channel; the spiller (overflow alone),
-which writes what did not fit into memory, many at a time; the settler, which tells the store what became
-of records, all that waits in one transaction. An item's ticket carries the tag of its delivery, so that
+which leases records as memory has room and puts them into the channel; the writer (`dispatcher._disk`),
+which puts what has to be on disk, in order and many at a time; the settler, which tells the store what
+became of records, all that waits in one transaction. An item's ticket carries the tag of its delivery, so that
 the channel's core knows nothing of all this.
 
 Leaving the block *halts*: intake ends, running SendFns end, and what is left goes back into the store.
@@ -244,9 +244,10 @@ class DurableChannel(Generic[T, R]):
         self._awaited: dict[str, _Ticket[R]] = {}
         self._newest_receipts: dict[str, _Ticket[R]] = {}
         self._deadlines: deque[tuple[float, _Ticket[R]]] = deque()
-        # Senders whose items are on their way into the journal, with room kept in memory.
+        # Senders whose items are on their way into the journal.
         self._arriving = 0
         self._stayed: list[_Ticket[R]] = []
+        self._put_away = False  # what has no outcome by now is kept
         self._written = 0
         self._waiting: dict[str, list[Waiter]] = {
             what: [] for what in ("room", "fate", "progress", "registered", "deadline")
@@ -351,6 +352,7 @@ class DurableChannel(Generic[T, R]):
             await self._writer.write_all()
             while self._arriving:  # written by now; their senders have yet to hear of it
                 await anyio.lowlevel.checkpoint()
+            self._put_away = True
             contents = self._inner._core.buffer.contents()  # noqa: SLF001
             mine = [(item, cast("_Ticket[R]", ticket)) for item, ticket in contents]
             held: list[Nack] = []
@@ -395,8 +397,8 @@ class DurableChannel(Generic[T, R]):
         """
         Take *item*: into memory, or onto the disk (overflow); onto the disk in any case (journal).
 
-        Waits only while the disk is full, or does not keep up. Cancelled, it has accepted nothing;
-        a write that has begun is waited for.
+        Waits only while the disk is full, or does not keep up. Cancelled, it has accepted nothing: what
+        is being written at that moment is deleted again, though a crash in between may leave it.
 
         Raises:
             AddError: If no batch can take the item; `CodecError` if its codec cannot write it.
@@ -488,10 +490,9 @@ class DurableChannel(Generic[T, R]):
             and not (self._in_order and self._backlog)
             and core.reserve(size, ticket, self._inner._clock())  # noqa: SLF001
         )
-        if direct:
-            self._arriving += 1
-        else:  # memory is full, or order counts: the pump will read it back
+        if not direct:  # memory is full, or order counts: the pump will read it back
             self._backlog += 1
+        self._arriving += 1
         waiter = self._inner._make_waiter()  # noqa: SLF001
         write = Write(record, ticket, receipt=receipt, lease=direct, waiter=waiter)
         self._writer.add(write)
@@ -503,8 +504,9 @@ class DurableChannel(Generic[T, R]):
         if write.error is not None:
             self._abandon(write, size)
             raise write.error
+        self._arriving -= 1
         if direct:
-            self._unreserve(size)
+            core.unreserve(size)
             self._enter_written(item, ticket)
             return
         self._tally["spilled"] += 1
@@ -519,8 +521,9 @@ class DurableChannel(Generic[T, R]):
 
     def _abandon(self, write: Write, size: int) -> None:
         self._heard(cast("_Ticket[R]", write.ticket))
+        self._arriving -= 1
         if write.lease:
-            self._unreserve(size)
+            self._inner._core.unreserve(size)  # noqa: SLF001
             self._inner._core.hand_room()  # noqa: SLF001
         if write.error is not None:
             self._backlog -= not write.lease
@@ -528,10 +531,6 @@ class DurableChannel(Generic[T, R]):
             cast("_Ticket[R]", write.ticket)
         ):  # if it is written, or will be, its record goes
             self._writer.withdrawn()
-
-    def _unreserve(self, size: int) -> None:
-        self._arriving -= 1
-        self._inner._core.unreserve(size)  # noqa: SLF001
 
     def _enter_written(self, item: T, ticket: _Ticket[R]) -> None:
         core = self._inner._core  # noqa: SLF001
@@ -852,7 +851,7 @@ class DurableChannel(Generic[T, R]):
             self._wake("fate")
 
     def _withdraw(self, ticket: _Ticket[R]) -> bool:
-        if ticket.outcome is not None:
+        if ticket.outcome is not None or self._put_away:
             return False
         if hasattr(ticket, "batch"):
             return self._inner._withdraw(ticket)  # noqa: SLF001

@@ -553,6 +553,33 @@ class TestTrouble:
             assert gate.got == [2]
             assert channel.statistics().accepted == 1
 
+    async def test_what_is_too_large_for_the_disk_takes_nobody_with_it(self) -> None:
+        """Journal: several senders share a transaction; the disk has room for some of them."""
+        from dispatcher.errors import StoreDiskFull
+
+        class Small(MemoryStore):
+            async def put(self, records: Any, *args: Any, **more: Any) -> Any:
+                if sum(record.size for record in records) > 100:
+                    raise StoreDiskFull(path="memory", why="on purpose")
+                return await super().put(records, *args, **more)
+
+        gate, refused = Gate(), []
+        gate.open.set()
+        async with Small() as store, DurableChannel(gate, store, mode="journal", codec=Bytes()) as channel:
+
+            async def send(item: bytes) -> None:
+                try:
+                    await channel.send(item)
+                except StoreDiskFull:
+                    refused.append(item)
+
+            async with anyio.create_task_group() as group:
+                for item in (b"a" * 60, b"b" * 60, b"c" * 600, b"d" * 60):
+                    group.start_soon(send, item)
+            await channel.flush()
+        assert refused == [b"c" * 600]
+        assert sorted(item[:1] for item in gate.got) == [b"a", b"b", b"d"]
+
     async def test_a_failed_spill_or_lease_is_repeated(self) -> None:
         """Overflow: what was accepted waits in memory until the disk takes it."""
         gate = Gate()

@@ -19,6 +19,7 @@ import sniffio
 import tenacity
 
 from dispatcher import Batch, BlockNewItems, ChannelOptions, DropReason, RetryPolicy
+from dispatcher.channel import ChannelEnded
 from dispatcher.codecs import JSON
 from dispatcher.durable import DurableChannel
 from dispatcher.errors import StoreError, StoreTrouble
@@ -91,6 +92,8 @@ class Storm:
         self.withdrawn: set[int] = set()
         self.dropped: set[int] = set()
         self.delivered: Counter[int] = Counter()
+        self.order: list[int] = []
+        self.senders: list[list[int]] = []
 
     def channel(self) -> DurableChannel[int, None]:
         """The next run."""
@@ -130,13 +133,17 @@ class Storm:
         if lot < 0.15:
             raise ValueError
         self.delivered.update(batch)
+        self.order.extend(batch)
 
     async def produce(self, channel: DurableChannel[int, None]) -> None:
         """One sender; some of its calls are cancelled under way."""
         chance = self.chance
+        mine: list[int] = []
+        self.senders.append(mine)
         for _ in range(chance.randrange(1, 12)):
             self.number += 1
             item = self.number * 10_000_000  # nine digits or so: as many bytes
+            mine.append(item)
             with anyio.CancelScope() as scope:
                 try:
                     if chance.random() < 0.6:
@@ -148,7 +155,7 @@ class Storm:
                             self.withdrawn.add(item)
                 except (StoreError, Cut):
                     self.refused.add(item)
-                except anyio.ClosedResourceError:
+                except (anyio.ClosedResourceError, ChannelEnded):
                     self.refused.add(item)
                     return
                 except BaseException:
@@ -200,11 +207,12 @@ class Storm:
         return result
 
     async def run(self, *, last: bool) -> None:
-        """One life of a channel: halted under its senders, or drained."""
-        async with self.channel() as channel:
+        """One life of a channel: drained, halted behind its senders, or under them."""
+        under = not last and self.chance.random() < 0.4
+        async with anyio.create_task_group() as outer, self.channel() as channel:
             async with anyio.create_task_group() as group:
                 for _ in range(self.chance.randrange(1, 12)):
-                    group.start_soon(self.produce, channel)
+                    (outer if under else group).start_soon(self.produce, channel)
                 if not last and self.chance.random() < 0.5:
                     for _ in range(self.chance.randrange(60)):
                         await anyio.lowlevel.checkpoint()
@@ -231,6 +239,11 @@ class Storm:
         assert not (delivered | dead) & self.withdrawn
         assert delivered | dead | self.withdrawn | self.dropped >= self.accepted
         assert delivered.isdisjoint(dead)
+        if self.fifo:
+            place = {item: n for n, item in enumerate(self.order)}
+            for sender in self.senders:
+                places = [place[item] for item in sender if item in place]
+                assert places == sorted(places)
 
 
 @pytest.fixture(autouse=True)
