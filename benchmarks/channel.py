@@ -8,6 +8,7 @@ from functools import partial
 
 from benchmarks.measure import Row, Sides, at_least, at_most
 from benchmarks.turns import (
+    awaited_tasks,
     channel_batches,
     channel_lone_items,
     channel_send,
@@ -17,6 +18,7 @@ from benchmarks.turns import (
     channel_waves,
     idle_channels,
     idle_wakes,
+    queue_lone_items,
     queue_put,
     queue_put_nowait,
     queue_waiters,
@@ -59,12 +61,18 @@ def _submit_tasks(scale: float) -> Iterator[Sides]:
 
 @contextmanager
 def _batch(scale: float) -> Iterator[Sides]:
-    yield Sides(partial(timed, partial(channel_batches, int(5_000 * scale))))
+    count = int(5_000 * scale)
+    yield Sides(
+        partial(timed, partial(channel_batches, count)), partial(timed, partial(awaited_tasks, count))
+    )
 
 
 @contextmanager
 def _lone(scale: float) -> Iterator[Sides]:
-    yield Sides(partial(timed, partial(channel_lone_items, int(5_000 * scale))))
+    count = int(5_000 * scale)
+    yield Sides(
+        partial(timed, partial(channel_lone_items, count)), partial(timed, partial(queue_lone_items, count))
+    )
 
 
 @contextmanager
@@ -117,11 +125,18 @@ ROWS = (
     Row(
         name="batch",
         what="one batch of one item: cut, leased, sent, settled",
+        yardstick="one asyncio task, made and awaited",
         unit="us",
         bar=at_most(20),
         open=_batch,
     ),
-    Row(name="lone-item", what="a lone item, from submit to its outcome", unit="us", open=_lone),
+    Row(
+        name="lone-item",
+        what="a lone item, from submit to its outcome",
+        yardstick="an item with an asyncio.Future, through the same queue",
+        unit="us",
+        open=_lone,
+    ),
     Row(
         name="idle",
         what="wake-ups that 100 idle channels cause in a second",

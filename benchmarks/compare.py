@@ -13,7 +13,8 @@ where a row has no yardstick, its own figures are. A change counts if both hold:
 Fewer than six turns a side cannot rank so far apart. There the whole ranges must not touch, and the medians be
 more than twice `FLOOR` apart; of rows with three turns, one in twenty is called changed by chance even so.
 
-A row without a yardstick that was measured on two machines is shown and not judged.
+A time without a yardstick is shown and not judged, for it tells of the machine's mood as well as of the code; nor is any
+other figure without one if the two machines differ.
 """
 
 import enum
@@ -108,6 +109,10 @@ def _share(old: float, new: float) -> float:
     return new / old - 1 if old else math.inf
 
 
+def _is_time(unit: str) -> bool:
+    return unit in ("s", "ms", "us") or unit.endswith("/s")
+
+
 def _turns(result: Result) -> Sequence[float]:
     subject, yardstick = result.samples
     return ratios(subject, yardstick) if yardstick else subject
@@ -134,7 +139,9 @@ def _change(old: Result, new: Result, *, same_machine: bool) -> Change:
         )
     share = _share(before.median, after.median)
     reason = ""
-    if new.ratio is None and not same_machine:
+    if new.ratio is None and _is_time(new.unit):
+        verdict, reason = Verdict.UNJUDGED, "a time without a yardstick"
+    elif new.ratio is None and not same_machine:
         verdict, reason = Verdict.UNJUDGED, "no yardstick, and another machine"
     elif not is_apart(_turns(old), _turns(new)):
         verdict = Verdict.SAME

@@ -95,7 +95,6 @@ def _idle_row(peer: str, use: Callable[[AsyncExitStack], Awaitable[None]], needs
 
 ROWS = (
     _row("batch", "queue", turns.queue_batches, 10_000),
-    _row("lone-item", "queue", turns.queue_lone_items, 10_000),
     _row("blocked-senders", "queue", turns.queue_wake_ups, 10_000),
     _row("send", "anyio", uses.anyio_send, 10_000),
     _row("send_nowait", "anyio", uses.anyio_send_nowait, 100_000),

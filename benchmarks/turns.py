@@ -20,6 +20,7 @@ __all__ = [
     "BATCH",
     "BOUND",
     "TASKS",
+    "awaited_tasks",
     "by_tasks",
     "channel_batches",
     "channel_lone_items",
@@ -248,6 +249,14 @@ async def channel_batches(count: int) -> float:
         taken = time.perf_counter() - started
     check_all(channel.statistics().delivered, count)
     return taken / count * 1e6
+
+
+async def awaited_tasks(count: int) -> float:
+    """Microseconds per asyncio task that is made and awaited, one after the other: what everybody knows the cost of."""
+    started = time.perf_counter()
+    for item in range(count):
+        await asyncio.create_task(nothing([item]))
+    return (time.perf_counter() - started) / count * 1e6
 
 
 async def channel_lone_items(count: int) -> float:

@@ -27,7 +27,7 @@ def noisy(
     return summarise_samples("row", unit, None, subject, yardstick)
 
 
-def alone(values: list[float], unit: str = "us") -> Result:
+def alone(values: list[float], unit: str = "MiB") -> Result:
     return summarise_samples("row", unit, None, values, [])
 
 
@@ -122,11 +122,13 @@ class TestRule:
         assert by_chance(new, old) == pytest.approx(likely)
 
     @pytest.mark.parametrize(
-        ("unit", "verdict"), [("mails/s", Verdict.BETTER), ("us", Verdict.WORSE), ("MiB", Verdict.WORSE)]
+        ("unit", "verdict"), [("mails/s", Verdict.BETTER), ("us", Verdict.WORSE), ("octets", Verdict.WORSE)]
     )
     def test_more_is_better_of_rates_alone(self, unit: str, verdict: Verdict) -> None:
         """Twice the time per batch is a regression although the number rose."""
-        assert only(make_run(alone([1.0, 1.1], unit)), make_run(alone([2.0, 2.1], unit))).verdict is verdict
+        assert (
+            only(make_run(noisy(1, unit=unit)), make_run(noisy(2, ratio=4.0, unit=unit))).verdict is verdict
+        )
 
 
 class TestRows:
@@ -150,6 +152,13 @@ class TestRows:
         assert bare.verdict is Verdict.UNJUDGED
         assert ratio.verdict is Verdict.WORSE
 
+    @pytest.mark.parametrize(
+        ("unit", "verdict"), [("us", Verdict.UNJUDGED), ("items/s", Verdict.UNJUDGED), ("MiB", Verdict.WORSE)]
+    )
+    def test_times_without_a_yardstick_are_not_judged(self, unit: str, verdict: Verdict) -> None:
+        """A busier machine is no slower code; memory does not depend on its mood."""
+        assert only(make_run(alone([1.0] * 9, unit)), make_run(alone([2.0] * 9, unit))).verdict is verdict
+
     def test_a_row_that_was_measured_otherwise_is_not_judged(self) -> None:
         """A ratio and a rate are no two values of one thing."""
         found = only(make_run(alone([1.0] * 5, "items/s")), make_run(noisy(1)))
@@ -172,5 +181,5 @@ class TestRows:
         table = as_table(changes(make_run(alone([10.0] * 5)), make_run(alone([20.0] * 5))))
 
         assert table.splitlines()[-1].split() == [
-            "row", "us", "10", "10..10", "20", "20..20", "+100.0%", "REGRESSION",
+            "row", "MiB", "10", "10..10", "20", "20..20", "+100.0%", "REGRESSION",
         ]  # fmt: skip
