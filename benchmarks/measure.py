@@ -23,6 +23,7 @@ __all__ = [
     "Unavailable",
     "at_least",
     "at_most",
+    "is_behind",
     "more_is_better",
     "ratios",
     "subject_first",
@@ -201,6 +202,13 @@ class Result:
 def more_is_better(unit: str) -> bool:
     """Whether a higher number is the better one: of rates; of seconds, octets and wake-ups it is not."""
     return unit.endswith("/s")
+
+
+def is_behind(result: Result) -> bool:
+    """Whether the yardstick does better, and in more than three quarters of the turns: nothing to leave unsaid."""
+    if result.ratio is None:
+        return False
+    return result.upper < 1 if more_is_better(result.unit) else result.lower > 1
 
 
 def subject_first(turn: int) -> bool:

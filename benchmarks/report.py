@@ -5,7 +5,7 @@ Results as a table for people: in a terminal, and in markdown. Pure.
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from benchmarks.measure import GROUPS, Result, Row
+from benchmarks.measure import GROUPS, Result, Row, is_behind
 
 __all__ = ["aligned", "as_markdown", "as_table", "listing", "number"]
 
@@ -38,6 +38,8 @@ def _range(result: Result, low: float, high: float, between: str) -> str:
 
 def _cells(result: Result) -> tuple[str, ...]:
     verdict = {True: "holds", False: "MISSED", None: ""}[result.holds]
+    if is_behind(result):
+        verdict = f"{verdict}, yardstick ahead".removeprefix(", ")
     return (
         result.name,
         number(result.subject),
@@ -78,6 +80,11 @@ def as_markdown(results: Sequence[Result], absent: Mapping[str, str]) -> str:
     ]
     for result in results:
         bar = result.bar.replace(">=", "≥").replace("<=", "≤").removesuffix("x")
+        said = [
+            bar,
+            "**missed**" if result.holds is False else "",
+            "yardstick ahead" if is_behind(result) else "",
+        ]
         cells = (
             f"`{result.name}`",
             _measured(result.subject, result.unit),
@@ -85,7 +92,7 @@ def as_markdown(results: Sequence[Result], absent: Mapping[str, str]) -> str:
             f"{result.ratio:.2f}" if result.ratio is not None else "",
             _range(result, result.lower, result.upper, " .. "),
             _range(result, result.lowest, result.highest, " .. "),
-            f"{bar}, **missed**" if result.holds is False else bar,
+            ", ".join(text for text in said if text),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, *[f"\n`{name}`: {reason}" for name, reason in absent.items()]])

@@ -46,6 +46,34 @@ class TestSummary:
         assert [subject_first(turn) for turn in range(3)] == [True, False, True]
 
 
+class TestBehind:
+    @pytest.mark.parametrize(
+        ("unit", "ratios", "behind"),
+        [
+            ("items/s", [0.8, 0.9, 0.9, 0.95], True),
+            ("items/s", [0.8, 0.9, 1.1, 1.2], False),  # it depends on the turn
+            ("items/s", [2.0, 2.0, 2.0, 2.0], False),
+            ("us", [0.5, 0.5, 0.5, 0.5], False),  # half the cost
+            ("us", [2.0, 2.0, 2.0, 2.0], True),
+        ],
+    )
+    def test_a_yardstick_that_does_better_is_said_to(
+        self, unit: str, ratios: list[float], behind: bool
+    ) -> None:
+        """In the table and on the page, beside whatever the bar says."""
+        result = summarise(make_row(unit=unit), ratios, [1.0] * 4)
+
+        assert ("yardstick ahead" in as_table([result], {})) is behind
+        assert ("yardstick ahead" in as_markdown([result], {})) is behind
+
+    def test_a_bar_below_one_can_hold_and_the_yardstick_be_ahead(self) -> None:
+        """Both are said."""
+        result = summarise(make_row(bar=at_least(0.7)), [0.9] * 4, [1.0] * 4)
+
+        assert "holds, yardstick ahead" in as_table([result], {})
+        assert "| ≥ 0.7, yardstick ahead |" in as_markdown([result], {})
+
+
 class TestReport:
     def test_the_table_says_what_was_missed_and_what_did_not_run(self) -> None:
         """A reader sees every row that was asked for."""
