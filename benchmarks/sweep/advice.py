@@ -88,7 +88,7 @@ def advise(record: Record, *, tolerance: float) -> Advice:
     sentences = [_sentence([part for part in why if part])]
     processor = statistics.median(turn.cpu for turn in record.all_turns([cell]))
     seen = _sink(record, cell)
-    if processor >= 0.9:
+    if processor >= 0.9:  # all of its threads together
         seen += f"{'; ' if seen else ''}this process uses {processor:.0%} of a processor: it is the limit"
     sentences.append(_sentence([seen] if seen else []))
     warnings = []
@@ -96,12 +96,15 @@ def advise(record: Record, *, tolerance: float) -> Advice:
         warnings.append("nothing that was tried reaches the goal")
     elif record.goal.p99 is not None and not _met(record, cell):
         warnings.append(f"a p99 of {written_duration(record.goal.p99)} is not reached")
+    if known[point].noise > 2 * tolerance:
+        off = f"{known[point].noise:.0%}"
+        warnings.append(f"its figure may be off by {off}: a quieter machine or more --turns would tell more")
     if known[point].value and (ends := _ends(record, cell)):
         warnings.append(f"it stands at the end of {' and '.join(ends)}: a wider axis may hold a better one")
     return Advice(
         cell=cell,
         options=pasted(cell),
-        reason=" ".join(filter(None, sentences)) or "it was the only one that was tried.",
+        reason=" ".join(filter(None, sentences)) or "Nothing that was tried did better.",
         warning="; ".join(warnings),
     )
 

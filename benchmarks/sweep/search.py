@@ -10,8 +10,7 @@ Pure, and knows nothing of channels: points are indices, *measure* is asked for 
 3. **Shrink.** Take the cheapest point that is as good as the best within the tolerance or the noise.
    It is compared with the best of all, never with the last step, or small losses would add up.
 
-A gain counts if it is above *tolerance*: noise makes a walk longer, and seldom wrong. Points that are
-asked for together are to be measured in turns, so that a machine that slows down slows all of them.
+A gain counts if it is above *tolerance* and above the noise of what gains. Points that are asked for together are to be measured in turns, so that a machine that slows down slows all of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ __all__ = ["Estimate", "Measure", "choose", "finalists", "search"]
 PATIENCE = 2
 """A walk ends after so many steps without a gain: one step may be noise."""
 
-NOISE_MAX = 0.1
+NOISE_MAX = 0.2
 """A point that is worse by more than this is worse, however much the samples vary."""
 
 
@@ -98,15 +97,19 @@ class _Search:
                 if point not in self.known:
                     self.look(way[place : place + PATIENCE])
                 line.append(point)
-                dull = 0 if self._gains(point, peak) else dull + 1
-                peak = max(peak, self.value(point))
+                # The peak stays until it is passed for certain: many small gains are one in the end.
+                if self._gains(point, peak):
+                    peak, dull = self.value(point), 0
+                else:
+                    dull += 1
                 if dull == PATIENCE:
                     break
         top = max(line, key=self.value)
         return top if self._gains(top, self.value(at)) else at
 
     def _gains(self, point: Point, over: float) -> bool:
-        return self.value(point) > over * (1 + self._tolerance)
+        noise = min(self.known[point].noise, NOISE_MAX)
+        return self.value(point) > over * (1 + max(self._tolerance, noise))
 
     def ascend(self, at: Point, strides: Sequence[int]) -> Point:
         """Climb along all axes until none gains any more; each move gains, so that it ends."""

@@ -168,7 +168,7 @@ class TestChoose:
 
     def test_but_not_without_end(self) -> None:
         """A wild cell does not pass for a good one."""
-        wild = {**self.KNOWN, (0, 0, 0): Estimate(80.0, 0.5)}
+        wild = {**self.KNOWN, (0, 0, 0): Estimate(70.0, 0.5)}
 
         assert choose(wild, tolerance=0.03, cost=lambda point: point) == (1, 0, 0)
 

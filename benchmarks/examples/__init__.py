@@ -1,0 +1,1 @@
+"""SendFns to tune, for the how-to page on tuning throughput."""
