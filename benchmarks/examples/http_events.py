@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,7 +10,7 @@ import anyio.to_thread
 
 from dispatcher import Batch, SendFn, TransientError
 
-PORT = 8765
+PORT = int(os.environ.get("EVENTS_PORT", "8765"))
 
 
 def make_event(number: int, size: int) -> dict[str, object]:

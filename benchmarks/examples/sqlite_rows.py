@@ -22,6 +22,7 @@ def make_row(number: int, size: int) -> Row:
 async def open_database() -> AsyncIterator[SendFn[Row]]:
     # One connection, so one writer at a time; it runs in a thread, for a commit waits for the disk.
     writer = anyio.CapacityLimiter(1)
+    # Here and not where temporary files usually go: there may be no disk beneath that.
     with (
         tempfile.TemporaryDirectory(dir=".") as folder,
         closing(sqlite3.connect(Path(folder) / "rows.db", check_same_thread=False)) as database,
