@@ -90,8 +90,12 @@ class Case:
             mails //= 4
         if self.mode == "durable" or not self.kept:
             mails //= 2
-        share = int(max(mails, self.sessions, 2) * scale)
-        return Plan(port=0, sessions=self.sessions, mails=max(1, share), size=octets, kept=int(self.kept))
+        mails = max(1, int(max(mails, self.sessions, 2) * scale))
+        # A hundred mails of 25 MB take aiosmtpd a minute: nobody is slow before 5 MB/s.
+        patience = 120 + mails * octets // 5_000_000
+        return Plan(
+            port=0, sessions=self.sessions, mails=mails, size=octets, kept=int(self.kept), within=patience
+        )
 
 
 def ours(place: Path, mode: str) -> AbstractContextManager[Server]:
