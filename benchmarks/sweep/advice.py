@@ -31,27 +31,17 @@ class Advice:
 _AXES = (("batch_items_max", "items a batch"), ("max_leases", "leases"))
 
 
-def _next_larger(record: Record, cell: Cell, name: str) -> Cell | None:
-    """The next measured cell that differs in this option alone."""
-    larger = [
-        other
-        for other in record.cells()
-        if getattr(other, name) > getattr(cell, name)
-        and attrs.evolve(other, **{name: getattr(cell, name)}) == cell
-    ]
-    return min(larger, key=lambda other: getattr(other, name), default=None)
-
-
 def _beyond(record: Record, cell: Cell, name: str, noun: str, tolerance: float) -> str:
-    here = record.estimate(cell).value
-    other = _next_larger(record, cell, name)
-    value = getattr(cell, name)
-    if other is None or not here:
+    """What more of one option brings, at best, whatever the others are; ``""`` if more was not tried."""
+    value, here = getattr(cell, name), record.estimate(cell).value
+    more = [record.estimate(other).value for other in record.cells() if getattr(other, name) > value]
+    if not more or not here:
         return ""
-    gain = record.estimate(other).value / here - 1
+    gain = max(more) / here - 1
     if gain < -tolerance:
-        return f"{getattr(other, name)} {noun} do worse than {value} ({gain:+.0%})"
-    return f"beyond {value} {noun} the gain is {max(gain, 0):.1%} ({getattr(other, name)} were tried)"
+        return f"more than {value} {noun} do worse ({gain:+.0%} at best)"
+    noise = ", which is within the noise" if gain > tolerance else ""
+    return f"beyond {value} {noun} the gain is {max(gain, 0):.1%} at most{noise}"
 
 
 def _ends(record: Record, cell: Cell) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.sweep import plot, show
 from benchmarks.sweep.advice import Advice, verdict
-from benchmarks.sweep.cells import BadArgument, Grid, duration, durations, sizes, wholes
+from benchmarks.sweep.cells import BadArgument, Grid, duration, durations, sizes, wholes, written_duration
 from benchmarks.sweep.course import Course, NothingDelivered, Plan, Stopped
 from benchmarks.sweep.goals import Goal
 from benchmarks.sweep.progress import Progress, progress
@@ -94,6 +94,21 @@ def _goal(arguments: argparse.Namespace) -> Goal:
     return Goal(what=arguments.goal, p99=p99, rate=arguments.rate)
 
 
+def _ages(text: str, goal: Goal) -> tuple[float, ...]:
+    """
+    The axis of ages; under a bound only those that keep it.
+
+    Where items come so seldom that no batch is full in time, each waits for the age. A setting that
+    keeps the bound under full load alone is none to recommend.
+    """
+    ages = durations(text, "--batch-age-max")
+    kept = tuple(age for age in ages if goal.p99 is None or age < goal.p99)
+    if not kept:
+        rule = f"needs an age below --p99 ({written_duration(goal.p99 or 0)}), which a lone item waits"
+        raise BadArgument(option="--batch-age-max", rule=rule, value=text)
+    return kept
+
+
 def _backend(name: str) -> tuple[str, dict[str, Any]]:
     if importlib.util.find_spec(name) is None:
         raise BadArgument(
@@ -107,7 +122,7 @@ def _read(arguments: argparse.Namespace) -> tuple[Plan, Record]:
     goal = _goal(arguments)
     grid = Grid(
         wholes(arguments.batch_items_max, "--batch-items-max"),
-        durations(arguments.batch_age_max, "--batch-age-max"),
+        _ages(arguments.batch_age_max, goal),
         wholes(arguments.max_leases, "--max-leases"),
     )
     for name, least in (("producers", 1), ("seconds", 0.001), ("turns", 1), ("finals", 0), ("pairs", 0)):

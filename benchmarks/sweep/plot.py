@@ -62,12 +62,14 @@ def _heat(axes: "Axes", record: Record, down: str, chosen: Cell | None) -> None:
 
 
 def _lines(axes: "Axes", record: Record, chosen: Cell) -> None:
-    """Along the batch length, all else as recommended."""
-    line = [
-        cell
-        for cell in record.cells()
-        if (cell.batch_age_max, cell.max_leases) == (chosen.batch_age_max, chosen.max_leases)
-    ]
+    """Along the batch length, the best that was tried of each."""
+    best: dict[int, Cell] = {}
+    for cell in record.cells():
+        known = best.get(cell.batch_items_max)
+        if known is None or record.estimate(cell).value > record.estimate(known).value:
+            best[cell.batch_items_max] = cell
+    best[chosen.batch_items_max] = chosen
+    line = [best[length] for length in sorted(best)]
     lengths = [cell.batch_items_max for cell in line]
     size = record.item_sizes[0]
     figures = [record.figures(cell, size) for cell in line]
@@ -84,8 +86,7 @@ def _lines(axes: "Axes", record: Record, chosen: Cell) -> None:
     axes.set_xlabel("batch_items_max")
     axes.set_ylabel("items/s, median and spread", color=_PLAIN)
     axes.axvline(chosen.batch_items_max, color=_BEST, linewidth=1, linestyle="--")
-    age = written_duration(chosen.batch_age_max)
-    axes.set_title(f"age {age}, {chosen.max_leases} leases (dashed: recommended)", fontsize=10)
+    axes.set_title("the best of each length (dashed: recommended)", fontsize=10)
     delays = [(length, one.p99 * 1000) for length, one in zip(lengths, figures, strict=True) if one.p99]
     if delays:
         other = axes.twinx()
@@ -116,7 +117,7 @@ def draw(record: Record, advice: Advice | None, title: str, file: Path) -> None:
         down for down in ("max_leases", "batch_age_max") if len({getattr(cell, down) for cell in cells}) > 1
     ] or ["max_leases"]
     # Text stays text, and the same figures give the same file: small, and fit for version control.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweep"}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweep", "font.family": ["DejaVu Sans"]}):
         figure = Figure(figsize=(5.2 * (len(downs) + 1), 4.2), layout="constrained")
         drawn = figure.subplots(1, len(downs) + 1)
         figure.suptitle(f"{title}: {record.goal}", fontsize=11)

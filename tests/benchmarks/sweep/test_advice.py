@@ -63,21 +63,21 @@ class TestAdvice:
         advice = advise(make_record(), tolerance=0.03)
 
         assert advice.cell == Cell(1024, 0.0, 2)
-        assert "beyond 2 leases the gain is 0.0% (4 were tried)" in advice.reason.lower()
+        assert "beyond 2 leases the gain is 0.0% at most" in advice.reason.lower()
         assert "a call costs about 5ms and each item 100µs more" in advice.reason.lower()
 
     def test_says_what_a_larger_batch_would_gain(self) -> None:
         advice = advise(make_record(), tolerance=0.25)
 
         assert advice.cell == Cell(256, 0.0, 2)
-        assert "beyond 256 items a batch the gain is 14.0% (1024 were tried)" in advice.reason.lower()
+        assert "beyond 256 items a batch the gain is 14.0% at most" in advice.reason.lower()
 
     def test_or_lose(self) -> None:
         def answer(cell: Cell) -> dict[str, Any]:
             return {"throughput": 1.0} if cell.batch_items_max > 256 else {}
 
         assert (
-            "1024 items a batch do worse than 256 (-100%)"
+            "More than 256 items a batch do worse (-100% at best)"
             in advise(make_record(answer), tolerance=0.03).reason
         )
 

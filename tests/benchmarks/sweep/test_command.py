@@ -79,6 +79,15 @@ class TestSweep:
 
         assert f"goal: {shown}\n" in capsys.readouterr().out
 
+    def test_ages_that_break_the_bound_are_not_tried(self, tmp_path: Path) -> None:
+        """Under full load batches are full before; a lone item would wait all the same."""
+        file = tmp_path / "sweep.json"
+        goal = ["--goal=latency", "--p99=50ms", "--rate=500"]
+        axes = ["--batch-items-max=8", "--max-leases=1", "--batch-age-max=0,10ms,50ms,200ms"]
+
+        assert main(["sweep", "scripted:a=1ms", *QUICK, *axes, *goal, f"--json={file}"]) == 0
+        assert json.loads(file.read_text())["grid"]["batch_age_max"] == [0, 0.01]
+
     @pytest.mark.parametrize("ending", ["svg", "png"])
     def test_draws(self, ending: str, tmp_path: Path) -> None:
         file = tmp_path / f"picture.{ending}"
@@ -153,6 +162,10 @@ class TestRefusals:
             (["scripted:", "--goal=latency"], "--goal latency needs --p99"),
             (["scripted:", "--p99=50ms"], "--p99 goes with --goal latency, got '50ms'"),
             (["scripted:", "--goal=latency", "--p99=0"], "--p99 has to be more than 0, got '0'"),
+            (
+                ["scripted:", "--goal=latency", "--p99=5ms", "--batch-age-max=5ms"],
+                "--batch-age-max needs an age below",
+            ),
             (["scripted:", "--rate=0"], "--rate has to be 0.1 or more, got 0.0"),
             (["scripted:", "--seconds=nan"], "--seconds has to be 0.001 or more, got nan"),
             (["scripted:", "--turns=0"], "--turns has to be 1 or more, got 0"),

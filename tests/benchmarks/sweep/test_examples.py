@@ -1,8 +1,5 @@
 """The SendFns that the how-to page tunes do what they say."""
 
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -11,22 +8,6 @@ import pytest
 from benchmarks.examples import http_events, sqlite_rows
 from dispatcher import Batch, Channel, ChannelOptions, Outcome, Status
 from dispatcher.handlers import quiet
-
-ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The HTTP service, on a free port."""
-    command = [sys.executable, "-m", "benchmarks.examples.http_service", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            monkeypatch.setattr(http_events, "PORT", int(line.rpartition(":")[2]))
-            yield
-        finally:
-            process.terminate()
 
 
 async def post(events: int, batch_items_max: int) -> list[Outcome[None]]:

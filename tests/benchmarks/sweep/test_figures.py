@@ -125,7 +125,18 @@ class TestGoal:
 
         assert turn.throughput == pytest.approx(700, rel=0.1)
         assert turn.throughput <= 700
-        assert (asked[0], len(asked)) == (None, 5)
+        # Full speed; 500; 750, twice, for it fails; 625; 687.5.
+        assert asked == [None, 500.0, 750.0, 750.0, 625.0, 687.5]
+
+    def test_one_slow_moment_does_not_halve_the_answer(self) -> None:
+        slow = iter([True, True])
+
+        def run(rate: float | None) -> Turn:
+            late = rate is None or (rate == 500 and next(slow, False) and next(slow))
+            late = late or (rate is not None and rate > 700)
+            return make_turn(offered=rate, throughput=rate or 1000.0, p99=0.5 if late else 0.01)
+
+        assert carried(run, Goal(what="latency", p99=0.05).met).throughput > 600
 
     def test_if_full_speed_is_in_time_there_is_nothing_to_seek(self) -> None:
         turns = iter([make_turn(p99=0.001)])

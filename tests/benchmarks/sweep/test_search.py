@@ -41,6 +41,11 @@ def crowded(cell: Cell) -> float:
     return linear(1e-2, 1e-6, 3)(cell) / (1 + max(0, cell.max_leases - 3) / 4) / (1 + cell.batch_age_max)
 
 
+def dented(cell: Cell) -> float:
+    """One length that the receiver does not like (a page and a bit), on the way to better ones."""
+    return linear(5e-3, 5e-5)(cell) * (0.5 if cell.batch_items_max == GRID.items[START[0] + 4] else 1.0)
+
+
 class Bench:
     """Answers with the surface's values, and remembers what it was asked."""
 
@@ -76,6 +81,7 @@ SURFACES = [
     pytest.param(cliff, id="a cliff"),
     pytest.param(knee, id="a knee"),
     pytest.param(crowded, id="leases that hinder each other"),
+    pytest.param(dented, id="a dent on the way"),
     pytest.param(lambda cell: 1000.0, id="a plateau"),
 ]
 
