@@ -127,11 +127,12 @@ class SqlStore(SqlArchive):
         """Keep the batch in one transaction; blocks, in the storage's thread."""
         if not len(batch):
             return
+        ready = self._prepare(list(batch))
         with self._turn:
             if self._connection is None:
                 self._connection = self.database.connect()
             try:
-                self._insert(list(batch))
+                self._insert(ready)
             except BaseException as error:
                 self._recover(error)
                 raise
@@ -157,8 +158,12 @@ class SqlStore(SqlArchive):
             some = rows[start : start + ROWS_MAX]
             cursor.execute(inserts.of(len(some)), [value for row in some for value in row])
 
-    def _insert(self, envelopes: Sequence[Envelope]) -> None:
-        """Keep *envelopes* in one transaction on ``self._connection``."""
+    def _prepare(self, envelopes: Sequence[Envelope]) -> Any:  # noqa: ANN401 - the storage's own
+        """Do what needs no turn at the database; returns what `_insert` takes."""
+        return envelopes
+
+    def _insert(self, ready: Any) -> None:  # noqa: ANN401 - what `_prepare` returned
+        """Keep these envelopes in one transaction on ``self._connection``."""
         raise NotImplementedError
 
     def _open(self, place: Place) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 __all__ = ["Turn"]
 
-# Long enough to cost nothing, short beside a commit.
-_PAUSE = 0.0005
+# Short at first, for a turn is about as long as a commit and nobody writes until the next one begins;
+# then long enough to cost nothing.
+_PAUSES = (0.00005, 0.0005)
 
 
 class Turn:
@@ -36,6 +37,7 @@ class Turn:
         """
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + self._timeout
+        pause, longest = _PAUSES
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,7 +46,8 @@ class Turn:
                     os.close(self._fd)
                     msg = f"no turn at {self._path.name} within {self._timeout:g} s"
                     raise TimeoutError(msg) from None
-                time.sleep(_PAUSE)
+                time.sleep(pause)
+                pause = min(pause * 1.2, longest)
             else:
                 return
 

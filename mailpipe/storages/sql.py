@@ -17,7 +17,7 @@ which are texts made once (`mailpipe.storages._schema.Inserts`).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import attrs
 
@@ -73,6 +73,17 @@ class SqlOptions:
     expire: float | None = attrs.field(default=None, validator=positive_or_none)
 
 
+class _Ready(NamedTuple):
+    """A batch that only has to be written."""
+
+    envelopes: Sequence[Envelope]
+    statements: list[list[Any]]
+    """Values of each statement's rows."""
+
+    large: list[tuple[str, Body]]
+    """By queue id, bodies that go into rows of their own."""
+
+
 @processor("sql", kind="batch", options=SqlOptions, storage=True, rejects=False)
 class SqlStorage(RowArchive, SqlStore):
     """
@@ -100,7 +111,7 @@ class SqlStorage(RowArchive, SqlStore):
         """False with ``body = "none"``."""
         return self.options.body != "none"
 
-    def _insert(self, envelopes: Sequence[Envelope]) -> None:
+    def _prepare(self, envelopes: Sequence[Envelope]) -> _Ready:
         rows: list[tuple[Any, ...]] = []
         files: list[tuple[str, Body]] = []
         large: list[tuple[str, Body]] = []
@@ -122,12 +133,15 @@ class SqlStorage(RowArchive, SqlStore):
             rows.append((*envelope_values(envelope), body.encoding, file, pieces, data))
         if files and self.shelf is not None:
             self.shelf.keep(files)
-        statements = list(statements_of(rows))
+        return _Ready(envelopes, list(statements_of(rows)), large)
+
+    def _insert(self, ready: _Ready) -> None:
+        envelopes, statements, large = ready
         cursor = self._connection.cursor()
         try:
             if len(statements) == 1 and not large and not self.jobs:
                 # Alone, a statement is its own transaction, which saves two trips.
-                cursor.execute(self._mails.of(len(rows)), statements[0])
+                cursor.execute(self._mails.of(len(statements[0]) // len(COLUMNS)), statements[0])
                 return
             cursor.execute(self.database.begin)
             # A mail that was there already had its jobs, which may be done by now.
