@@ -39,7 +39,10 @@ class Plan:
     """Mails go to user0@example.org and its neighbours in turn, one each."""
 
     pipelining: int = 0
-    """1: MAIL, RCPT and DATA go in one write where the server offers PIPELINING, as real senders do."""
+    """
+    1: MAIL, RCPT and DATA go in one write where the server offers PIPELINING, as real senders do.
+    2: They go in one write with the body before them (RFC 2920 section 3.1); no load is lighter.
+    """
 
     kept: int = 1
     """0: every mail comes over a connection of its own; as many at once as there are sessions."""
@@ -75,6 +78,10 @@ def command(plan: Plan) -> list[str]:
     return [sys.executable, "-m", "benchmarks.load", *options]
 
 
+_BEGUN = (b"250", b"250", b"354")
+"""The codes of MAIL, RCPT and DATA."""
+
+
 class _Session(asyncio.Protocol):
     """One client; sends the next thing when the reply to the last one is whole."""
 
@@ -100,21 +107,28 @@ class _Session(asyncio.Protocol):
     def _dialogue(self) -> Iterator[tuple[bytes, tuple[bytes, ...]]]:
         """What to send, and the codes that have to come back."""
         yield b"EHLO load.example.net\r\n", (b"250",)
-        bodies, recipients = self._bodies, self._plan.recipients
-        at_once = self._plan.pipelining and b"PIPELINING" in self._offered
-        for ticket in self._tickets:
-            sender = b"MAIL FROM:<sender@example.net>\r\n"
-            recipient = b"RCPT TO:<user%d@example.org>\r\n" % (ticket % recipients)
-            if at_once:
-                yield sender + recipient + b"DATA\r\n", (b"250", b"250", b"354")
-            else:
-                yield sender, (b"250",)
-                yield recipient, (b"250",)
-                yield b"DATA\r\n", (b"354",)
+        bodies, tickets = self._bodies, self._tickets
+        at_once = self._plan.pipelining if b"PIPELINING" in self._offered else 0
+        ticket, begun = next(tickets, None), False
+        while ticket is not None:
+            commands = self._commands(ticket)
+            if not begun and at_once:
+                yield b"".join(commands), _BEGUN
+            elif not begun:
+                yield from [(line, (code,)) for line, code in zip(commands, _BEGUN, strict=True)]
             sent = time.monotonic()
-            yield bodies[ticket % len(bodies)], (b"250",)
+            following = next(tickets, None) if at_once == 2 else None
+            if begun := following is not None:
+                yield bodies[ticket % len(bodies)] + b"".join(self._commands(following)), (b"250", *_BEGUN)
+            else:
+                yield bodies[ticket % len(bodies)], (b"250",)
             self._waits.append(time.monotonic() - sent)
+            ticket = following if begun else next(tickets, None)
         yield b"QUIT\r\n", (b"221",)
+
+    def _commands(self, ticket: int) -> tuple[bytes, ...]:
+        recipient = b"RCPT TO:<user%d@example.org>\r\n" % (ticket % self._plan.recipients)
+        return b"MAIL FROM:<sender@example.net>\r\n", recipient, b"DATA\r\n"
 
     def data_received(self, data: bytes) -> None:
         *lines, self._unread = (self._unread + data).split(b"\n")

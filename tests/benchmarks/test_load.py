@@ -43,6 +43,8 @@ class _Talk(socketserver.StreamRequestHandler):
                     pass
                 mails += 1
                 self.wfile.write(self.server.answer)
+            elif line.startswith(b"EHLO"):
+                self.wfile.write(b"250-here\r\n250-PIPELINING\r\n250 HELP\r\n")
             elif line.startswith(b"QUIT"):
                 with self.server.lock:
                     self.server.visits.append(mails)
@@ -69,11 +71,13 @@ def run(plan: Plan) -> subprocess.CompletedProcess[str]:
 
 
 class TestLoad:
+    @pytest.mark.parametrize("pipelining", [0, 1, 2])
     @pytest.mark.parametrize(("kept", "visits"), [(1, 4), (0, 30)])
-    def test_every_mail_is_sent_once(self, kept: int, visits: int) -> None:
-        """Over connections that stay, or over one for each mail."""
+    def test_every_mail_is_sent_once(self, kept: int, visits: int, pipelining: int) -> None:
+        """Over connections that stay, or over one for each mail; step by step, or with PIPELINING."""
         with sink() as server:
-            done = run(Plan(port=server.port, sessions=4, mails=30, size=1000, kept=kept))
+            plan = Plan(port=server.port, sessions=4, mails=30, size=1000, kept=kept, pipelining=pipelining)
+            done = run(plan)
 
         assert done.returncode == 0, done.stderr
         report = Report(**json.loads(done.stdout))

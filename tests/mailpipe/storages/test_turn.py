@@ -1,8 +1,10 @@
 """Turns of processes: one at a time, a bounded wait, and no turn of the dead."""
 
+import fcntl
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,19 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "mail.db.lock"
 
 
+def _held(path: Path) -> bool:
+    """Somebody has the lock of that file, within half a minute."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        time.sleep(0.001)
+    return False
+
+
 class TestTurn:
     def test_one_at_a_time(self, path: Path) -> None:
         """Whoever comes while it is another's turn waits for it to end."""
@@ -43,6 +58,28 @@ class TestTurn:
         for thread in threads:
             thread.join()
         assert most == 1
+
+    def test_who_waits_is_the_next(self, path: Path) -> None:
+        """A process that comes again at once does not overtake one that has waited all along."""
+        order: list[str] = []
+        waits, first = threading.Event(), Turn(path, 30)
+
+        def wait() -> None:
+            waits.set()
+            with Turn(path, 30):
+                order.append("waited")
+
+        with first:
+            waiting = threading.Thread(target=wait)
+            waiting.start()
+            assert waits.wait(30)
+            assert _held(path.with_name(f"{path.name}-next"))
+        for _ in range(100):
+            with first:
+                order.append("came again")
+        waiting.join()
+
+        assert order[0] == "waited"
 
     def test_waits_no_longer_than_told(self, path: Path) -> None:
         """TimeoutError, which is store trouble; the other's turn goes on."""
