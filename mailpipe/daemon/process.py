@@ -8,6 +8,7 @@ SIGUSR1           open the log file anew
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -259,6 +260,10 @@ async def _serve(daemon: Daemon, writer: LogWriter, *, name: str = CONTROL_NAME)
         interrupt = (stop, signal.SIGINT) if name == CONTROL_NAME else (_ignored,)
         loop.add_signal_handler(signal.SIGINT, *interrupt)
         await daemon.start()
+        # What was imported and opened by now stays for good: no collection has to go through it, which
+        # would hold up every client for as long.
+        gc.collect()
+        gc.freeze()
         notify("READY=1\nSTATUS=accepting mail")
         await daemon.wait_stopped()
         notify("STOPPING=1")
