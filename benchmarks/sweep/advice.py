@@ -6,6 +6,7 @@ import statistics
 
 import attrs
 
+from benchmarks.report import number
 from benchmarks.sweep.cells import Cell, pasted, written_duration
 from benchmarks.sweep.figures import Turn, sink_cost
 from benchmarks.sweep.goals import cost
@@ -115,7 +116,7 @@ def _sentence(parts: list[str]) -> str:
 
 def _figure(turns: tuple[Turn, ...]) -> str:
     p99 = [turn.p99 for turn in turns if turn.p99 is not None]
-    speed = f"{statistics.median(turn.throughput for turn in turns):.4g} items/s"
+    speed = f"{number(statistics.median(turn.throughput for turn in turns))} items/s"
     return speed + (f" at a p99 of {written_duration(statistics.median(p99))}" if p99 else "")
 
 

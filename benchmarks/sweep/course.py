@@ -25,7 +25,7 @@ __all__ = ["Course", "NothingDelivered", "Plan", "Stopped"]
 
 
 class NothingDelivered(Exception):
-    """The first turn delivered nothing, so there is nothing to tune; the text tells what happened."""
+    """Neither the defaults nor the least setting delivered anything, so there is nothing to tune."""
 
 
 class Stopped(Exception):
@@ -106,14 +106,13 @@ class Course:
         Search, and choose among the best.
 
         Raises:
-            NothingDelivered: If the first turn says that the sink does not work.
+            NothingDelivered: If the sink does not work; the text tells what happened.
 
             Stopped: If it was asked to.
         """
         record, plan = self.record, self._plan
         grid = record.grid
-        start = grid.nearest(DEFAULT)
-        self._warm_up(grid.cell(start))
+        start = self._start()
         price: Callable[[Point], tuple[float, ...]] = lambda point: cost(grid.cell(point))  # noqa: E731
         if plan.every_cell:
             items, ages, leases = (range(length) for length in grid.shape)
@@ -142,19 +141,28 @@ class Course:
                     samples.append(self._turn(one, size))
         return self.record.versus(*sides)
 
-    def _warm_up(self, cell: Cell) -> None:
-        """A turn that does not count; but if it delivers nothing, no other will."""
-        self._told.expect(1)
-        turn = self._once(cell, self.record.item_sizes[0], None)
-        if not turn.throughput and not turn.errors:  # the first call of all may take its time
-            turn = self._once(cell, self.record.item_sizes[0], None, longer=PATIENCE)
-        self._told.turn()
-        if turn.throughput:
-            return
-        raised = "; ".join(f"{count} x {text}" for text, count in turn.errors.items())
-        failed = f"all attempts failed: {raised}" if raised else "no call of the SendFn returned in time"
-        msg = f"nothing was delivered with {cell}; {failed}"
-        raise NothingDelivered(msg)
+    def _start(self) -> Point:
+        """
+        Where to begin: near the defaults, or at the grid's least if nothing is delivered there.
+
+        What these turns measure does not count: they are the warm-up.
+        """
+        grid = self.record.grid
+        told = ""
+        for start in dict.fromkeys([grid.nearest(DEFAULT), (0, 0, 0)]):
+            cell = grid.cell(start)
+            self._told.expect(1)
+            turn = self._once(cell, self.record.item_sizes[0], None)
+            if not turn.throughput and not turn.errors:  # the first call of all may take its time
+                turn = self._once(cell, self.record.item_sizes[0], None, longer=PATIENCE)
+            self._told.turn()
+            if turn.throughput:
+                return start
+            raised = "; ".join(f"{count} x {text}" for text, count in turn.errors.items())
+            failed = f"all attempts failed: {raised}" if raised else "no call of the SendFn returned in time"
+            told = f"nothing was delivered with {cell}; {failed}"
+            self._told.say(told)
+        raise NothingDelivered(told)
 
     def _measure(self, points: Sequence[Point]) -> list[Estimate]:
         cells = [self.record.grid.cell(point) for point in points]

@@ -49,6 +49,9 @@ class Turn:
     failed: int
     """Items that were given up, in the whole turn."""
 
+    lost: float
+    """Share of the items that were given up, of those that got their outcome in the window."""
+
     left: int
     """Items that were still not delivered when the turn's time to drain was over."""
 

@@ -15,6 +15,10 @@ from benchmarks.sweep.search import Estimate
 __all__ = ["Goal", "carried", "cost", "estimate"]
 
 
+LOSS_WEIGHT = 20
+"""One percent of lost items costs a fifth of the score. Poison, which is lost in every cell, changes nothing."""
+
+
 @attrs.frozen(kw_only=True)
 class Goal:
     """
@@ -50,13 +54,15 @@ class Goal:
         Throughput is the items per second; at a given rate it cannot exceed that, so what carries the
         rate is all alike. Latency at a given rate is the reciprocal of the p99 while the rate is carried;
         else there is no latency to speak of, for what waits gets more and more, and the score is next to
-        nothing. Without a given rate it is the highest rate that keeps the bound (see `carried`).
+        nothing. Without a given rate it is the highest rate that keeps the bound (see `carried`). Whatever the
+        goal, a setting that loses items which others deliver is worth little.
         """
+        whole = (1 - turn.lost) ** LOSS_WEIGHT
         if self.what == "throughput" or self.rate is None:
-            return turn.throughput
+            return whole * turn.throughput
         if turn.p99 is None or not turn.keeps_up():
-            return 1e-9 * turn.throughput
-        return 1 / turn.p99
+            return 1e-9 * whole * turn.throughput
+        return whole / turn.p99
 
     def __str__(self) -> str:
         bound = f"p99 of at most {written_duration(self.p99)}" if self.p99 is not None else ""
@@ -85,7 +91,7 @@ def carried(run: Callable[[float | None], Turn], met: Callable[[Turn], bool], *,
         The best turn that met the bound. If none did: the last one, with a throughput of 0, for this is
         what can be had under that bound.
     """
-    turn = run(None)
+    full = turn = run(None)
     if met(turn):
         return turn
     low, high, best = 0.0, turn.throughput, None
@@ -100,7 +106,10 @@ def carried(run: Callable[[float | None], Turn], met: Callable[[Turn], bool], *,
             low, best = middle, turn
         else:
             high = middle
-    return best if best is not None else attrs.evolve(turn, throughput=0.0)
+    if best is None:
+        return attrs.evolve(turn, throughput=0.0)
+    # What is lost at full speed (for a batch is too large, say) is lost in every rush, at whatever rate.
+    return attrs.evolve(best, lost=max(best.lost, full.lost))
 
 
 def cost(cell: Cell) -> tuple[float, ...]:

@@ -242,6 +242,7 @@ class _Run:
         before = self._watched.calls[begin.calls - 1].ended if begin.calls else None
         count = len(inside)
         delivered = end.counts.delivered - begin.counts.delivered
+        failed = end.counts.failed - begin.counts.failed
         latencies = sorted(self._latencies)
         return Turn(
             offered=self._load.rate,
@@ -254,6 +255,7 @@ class _Run:
             calls=count,
             retries=end.counts.retries - begin.counts.retries,
             failed=self._channel.statistics().failed,
+            lost=failed / (failed + delivered) if failed else 0.0,
             left=left,
             errors=dict(self._errors),
         )

@@ -32,6 +32,7 @@ def make_turn(cell: Cell, **changes: Any) -> Turn:
         "calls": 20,
         "retries": 0,
         "failed": 0,
+        "lost": 0.0,
         "left": 0,
         "errors": {},
         **changes,

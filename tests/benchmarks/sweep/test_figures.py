@@ -20,6 +20,7 @@ def make_turn(**changes: Any) -> Turn:
         "calls": 20,
         "retries": 0,
         "failed": 0,
+        "lost": 0.0,
         "left": 0,
         "errors": {},
         **changes,
@@ -94,6 +95,25 @@ class TestStatistics:
 class TestGoal:
     def test_throughput_is_the_score(self) -> None:
         assert Goal(what="throughput").score(make_turn(throughput=5.0)) == 5.0
+
+    @pytest.mark.parametrize("goal", [Goal(what="throughput"), Goal(what="latency", rate=1000.0)])
+    def test_what_loses_items_is_worth_little(self, goal: Goal) -> None:
+        """However fast it is; what is lost in all cells alike leaves their order as it is."""
+        fast = goal.score(make_turn(throughput=2000.0, p99=0.01, lost=0.2))
+        slow = goal.score(make_turn(throughput=1000.0, p99=0.02))
+
+        assert fast < slow
+        assert goal.score(make_turn(throughput=2000.0, p99=0.01, lost=0.001)) > slow
+
+    def test_what_full_speed_loses_counts_at_every_rate(self) -> None:
+        """Batches that are small at the rate that was found are large in the next rush."""
+
+        def run(rate: float | None) -> Turn:
+            if rate is None:
+                return make_turn(p99=9.0, lost=0.5)
+            return make_turn(offered=rate, throughput=rate, p99=0.01)
+
+        assert carried(run, Goal(what="latency", p99=0.05).met).lost == 0.5
 
     def test_at_a_rate_the_lowest_p99_wins_if_the_rate_is_carried(self) -> None:
         goal = Goal(what="latency", rate=1000.0)

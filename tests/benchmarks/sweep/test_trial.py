@@ -130,6 +130,7 @@ class TestTrouble:
 
         assert turn.throughput == pytest.approx(900, rel=0.02)
         assert turn.failed > 0
+        assert turn.lost == pytest.approx(0.1, rel=0.02)
         assert all(text.startswith("ExceptionGroup") or "poison" in text for text in turn.errors)
 
     async def test_items_that_are_done_before_the_attempt_fails_count(self) -> None:
