@@ -124,10 +124,14 @@ def verdict(record: Record, versus: Versus) -> str:
     """The recommended setting beside the defaults, in a line."""
     sides = f"{_figure(versus.recommended)} against {_figure(versus.defaults)}"
     if versus.ratio is None:
-        return f"recommended against defaults: {sides}; the defaults do not reach the goal at all"
+        goal = record.goal
+        reached = sum(goal.carries(turn) and goal.score(turn) > 0 for turn in versus.defaults)
+        count = f"in {reached} of {len(versus.defaults)} turns"
+        return f"recommended against defaults: {sides}; the defaults do what was asked {count}"
     middle, low, high = versus.ratio
     by_latency = record.goal.what == "latency" and record.goal.rate is not None
-    what = "of the speed of an item, by the p99" if by_latency else "the items per second"
+    times = f"{middle:.2f}x ({low:.2f}-{high:.2f})"
+    what = f"a p99 {times} shorter" if by_latency else f"{times} the items per second"
     if low <= 1 <= high:
         what += ": no difference that one could count on"
-    return f"recommended against defaults: {middle:.2f}x ({low:.2f}-{high:.2f}) {what}; {sides}"
+    return f"recommended against defaults: {what}; {sides}"

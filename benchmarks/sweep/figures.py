@@ -41,6 +41,9 @@ class Turn:
     call_seconds: float
     """Mean time in the SendFn."""
 
+    used: float
+    """Share of what the senders could carry at this pace: at 1.0 all are busy with full batches, always."""
+
     cpu: float
     """CPU seconds of this process per second: at 1.0 it has no more to give."""
 

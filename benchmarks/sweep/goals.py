@@ -19,6 +19,10 @@ LOSS_WEIGHT = 20
 """One percent of lost items costs a fifth of the score. Poison, which is lost in every cell, changes nothing."""
 
 
+USED_MAX = 0.7
+"""A setting that needs more of what it could carry falls behind at the next hiccup; queues grow beyond it."""
+
+
 @attrs.frozen(kw_only=True)
 class Goal:
     """
@@ -41,9 +45,13 @@ class Goal:
         """Whether each cell has to be asked which rate it carries under the bound."""
         return self.what == "latency" and self.rate is None
 
+    def carries(self, turn: Turn) -> bool:
+        """Whether the turn delivered what was offered; at a given rate, with something to spare."""
+        return turn.keeps_up() and (self.rate is None or turn.used <= USED_MAX)
+
     def met(self, turn: Turn) -> bool:
         """Whether the turn delivered what was offered, within the bound."""
-        if not turn.keeps_up():
+        if not self.carries(turn):
             return False
         return self.p99 is None or (turn.p99 is not None and turn.p99 <= self.p99)
 
@@ -51,18 +59,17 @@ class Goal:
         """
         What the turn is worth; more is better.
 
-        Throughput is the items per second; at a given rate it cannot exceed that, so what carries the
-        rate is all alike. Latency at a given rate is the reciprocal of the p99 while the rate is carried;
-        else there is no latency to speak of, for what waits gets more and more, and the score is next to
-        nothing. Without a given rate it is the highest rate that keeps the bound (see `carried`). Whatever the
-        goal, a setting that loses items which others deliver is worth little.
+        Without a given rate it is the items per second (under a bound, those of the highest rate that
+        keeps it: see `carried`). At a given rate, what does not carry it, with something to spare, is
+        next to nothing. What does is all alike for throughput; for latency it is the reciprocal of the
+        p99. Whatever the goal, a setting that loses items which others deliver is worth little.
         """
         whole = (1 - turn.lost) ** LOSS_WEIGHT
-        if self.what == "throughput" or self.rate is None:
+        if self.rate is None:
             return whole * turn.throughput
-        if turn.p99 is None or not turn.keeps_up():
+        if turn.p99 is None or not self.carries(turn):
             return 1e-9 * whole * turn.throughput
-        return whole / turn.p99
+        return whole * (self.rate if self.what == "throughput" else 1 / turn.p99)
 
     def __str__(self) -> str:
         bound = f"p99 of at most {written_duration(self.p99)}" if self.p99 is not None else ""

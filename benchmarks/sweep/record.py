@@ -21,7 +21,7 @@ class Versus:
     recommended: tuple[Turn, ...]
     defaults: tuple[Turn, ...]
     ratio: tuple[float, float, float] | None
-    """Of the scores: median, least, greatest; None if the defaults scored nothing."""
+    """Of the scores: median, least, greatest; None if a turn of the defaults scored nothing."""
 
 
 @attrs.define(kw_only=True)
@@ -80,10 +80,12 @@ class Record:
 
     def versus(self, recommended: Sequence[Turn], defaults: Sequence[Turn]) -> Versus:
         """Compare neighbours; the turns of one pair have the same item size."""
+
+        def scores(turns: Sequence[Turn]) -> list[float]:
+            return [self.goal.score(turn) if self.goal.carries(turn) else 0.0 for turn in turns]
+
         return Versus(
             recommended=tuple(recommended),
             defaults=tuple(defaults),
-            ratio=ratio(
-                [self.goal.score(turn) for turn in recommended], [self.goal.score(turn) for turn in defaults]
-            ),
+            ratio=ratio(scores(recommended), scores(defaults)),
         )

@@ -94,6 +94,7 @@ class _Run:
         self._load = load
         self._make = make
         self._leases = options.max_leases
+        self._at_once = options.max_leases * (options.batch_items_max or math.inf)
         self._age = options.batch_age_max
         self._watched = _Watched(send)
         self._errors: Counter[str] = Counter()
@@ -244,13 +245,16 @@ class _Run:
         delivered = end.counts.delivered - begin.counts.delivered
         failed = end.counts.failed - begin.counts.failed
         latencies = sorted(self._latencies)
+        throughput = rate(before, [call.ended for call in inside], begin.at, end.at, delivered)
+        call_seconds = sum(call.ended - call.began for call in inside) / count if count else 0.0
         return Turn(
             offered=self._load.rate,
-            throughput=rate(before, [call.ended for call in inside], begin.at, end.at, delivered),
+            throughput=throughput,
             p50=percentile(latencies, 0.5),
             p99=percentile(latencies, 0.99),
             batch_items=sum(call.items for call in inside) / count if count else 0.0,
-            call_seconds=sum(call.ended - call.began for call in inside) / count if count else 0.0,
+            call_seconds=call_seconds,
+            used=throughput * call_seconds / self._at_once,
             cpu=(end.cpu - begin.cpu) / (end.at - begin.at),
             calls=count,
             retries=end.counts.retries - begin.counts.retries,

@@ -28,6 +28,7 @@ def make_turn(cell: Cell, **changes: Any) -> Turn:
         "p99": 0.02,
         "batch_items": float(n),
         "call_seconds": took,
+        "used": 0.5,
         "cpu": 0.5,
         "calls": 20,
         "retries": 0,
@@ -147,8 +148,19 @@ class TestVerdict:
     def test_says_if_the_difference_may_be_none(self) -> None:
         assert "no difference that one could count on" in self.compare([110.0, 90.0], [100.0, 100.0])
 
-    def test_says_if_the_defaults_do_not_reach_the_goal(self) -> None:
-        assert "the defaults do not reach the goal at all" in self.compare([1.0], [0.0])
+    def test_says_how_often_the_defaults_do_what_was_asked(self) -> None:
+        """A ratio to nothing is none."""
+        assert "the defaults do what was asked in 1 of 2 turns" in self.compare([5.0, 5.0], [0.0, 2.0])
+
+    def test_at_a_rate_it_is_about_the_delay(self) -> None:
+        goal = Goal(what="latency", rate=10.0)
+        record = make_record(goal=goal)
+        mine, theirs = make_turn(DEFAULT, p99=0.01, offered=10.0), make_turn(DEFAULT, p99=0.03, offered=10.0)
+        late = make_turn(DEFAULT, p99=0.03, offered=10.0, throughput=5.0)
+
+        told = verdict(record, record.versus([mine, mine], [theirs, theirs]))
+        assert told.startswith("recommended against defaults: a p99 3.00x (3.00-3.00) shorter; ")
+        assert "what was asked in 0 of 1 turns" in verdict(record, record.versus([mine], [late]))
 
 
 class TestShown:

@@ -16,6 +16,7 @@ def make_turn(**changes: Any) -> Turn:
         "p99": 0.02,
         "batch_items": 10.0,
         "call_seconds": 0.01,
+        "used": 0.5,
         "cpu": 0.5,
         "calls": 20,
         "retries": 0,
@@ -123,6 +124,27 @@ class TestGoal:
         )
 
         assert fast > slow > late
+
+    @pytest.mark.parametrize("what", ["throughput", "latency"])
+    def test_what_just_carries_the_rate_is_not_enough(self, what: str) -> None:
+        """It falls behind at the next hiccup."""
+        goal = Goal(what=what, rate=1000.0)
+        edgy, easy = (
+            goal.score(make_turn(offered=1000.0, p99=p99, used=used))
+            for p99, used in ((0.01, 0.9), (0.02, 0.5))
+        )
+
+        assert edgy < easy / 100
+        assert Goal(what="throughput").score(make_turn(used=1.0)) == 1000.0
+
+    def test_for_throughput_at_a_rate_all_that_carry_it_are_alike(self) -> None:
+        """So that the smallest of them is taken."""
+        goal = Goal(what="throughput", rate=1000.0)
+        scores = {
+            goal.score(make_turn(offered=1000.0, throughput=speed, p99=0.01)) for speed in (980.0, 1010.0)
+        }
+
+        assert len(scores) == 1
 
     def test_a_bound_is_met_by_who_delivers_what_was_offered_in_time(self) -> None:
         goal = Goal(what="latency", rate=1000.0, p99=0.05)

@@ -72,6 +72,7 @@ class TestAtARate:
 
         assert turn.throughput == pytest.approx(200, rel=0.06)
         assert turn.keeps_up()
+        assert turn.used == pytest.approx(200 * 0.01 / (4 * 100), rel=0.06)
         assert turn.p99 is not None
         assert 0.1 <= turn.p99 <= 0.12
         assert turn.p50 == pytest.approx(0.06, abs=0.01)
