@@ -123,15 +123,15 @@ def _figure(turns: tuple[Turn, ...]) -> str:
 def verdict(record: Record, versus: Versus) -> str:
     """The recommended setting beside the defaults, in a line."""
     sides = f"{_figure(versus.recommended)} against {_figure(versus.defaults)}"
+    pairs = f"better in {versus.better} of {len(versus.recommended)} pairs"
+    if not versus.sure:
+        pairs += ", which may be chance"
     if versus.ratio is None:
-        goal = record.goal
-        reached = sum(goal.carries(turn) and goal.score(turn) > 0 for turn in versus.defaults)
-        count = f"in {reached} of {len(versus.defaults)} turns"
-        return f"recommended against defaults: {sides}; the defaults do what was asked {count}"
+        return (
+            f"recommended against defaults: {pairs}; {sides}; the defaults did not always do what was asked"
+        )
     middle, low, high = versus.ratio
     by_latency = record.goal.what == "latency" and record.goal.rate is not None
     times = f"{middle:.2f}x ({low:.2f}-{high:.2f})"
     what = f"a p99 {times} shorter" if by_latency else f"{times} the items per second"
-    if low <= 1 <= high:
-        what += ": no difference that one could count on"
-    return f"recommended against defaults: {what}; {sides}"
+    return f"recommended against defaults: {what}, {pairs}; {sides}"

@@ -2,6 +2,7 @@
 What has been measured so far, and what it says of cells and of the defaults. Pure.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -22,6 +23,16 @@ class Versus:
     defaults: tuple[Turn, ...]
     ratio: tuple[float, float, float] | None
     """Of the scores: median, least, greatest; None if a turn of the defaults scored nothing."""
+
+    better: int
+    """Pairs in which the recommended setting scored more."""
+
+    @property
+    def sure(self) -> bool:
+        """Whether chance alone would bring as many better pairs in less than one of twenty runs (a sign test)."""
+        pairs = len(self.recommended)
+        ways = sum(math.comb(pairs, better) for better in range(self.better, pairs + 1))
+        return ways * 0.5**pairs < 0.05
 
 
 @attrs.define(kw_only=True)
@@ -84,8 +95,10 @@ class Record:
         def scores(turns: Sequence[Turn]) -> list[float]:
             return [self.goal.score(turn) if self.goal.carries(turn) else 0.0 for turn in turns]
 
+        mine, theirs = scores(recommended), scores(defaults)
         return Versus(
             recommended=tuple(recommended),
             defaults=tuple(defaults),
-            ratio=ratio(scores(recommended), scores(defaults)),
+            ratio=ratio(mine, theirs),
+            better=sum(one > other for one, other in zip(mine, theirs, strict=True)),
         )

@@ -139,18 +139,27 @@ class TestVerdict:
         )
 
     def test_is_the_median_ratio_of_neighbours_with_its_spread(self) -> None:
-        told = self.compare([300.0, 64.0, 290.0], [100.0, 20.0, 100.0])
+        told = self.compare([300.0, 64.0, 290.0] * 2, [100.0, 20.0, 100.0] * 2)
 
-        assert told.startswith(
-            "recommended against defaults: 3.00x (2.90-3.20) the items per second; 290 items/s"
+        assert told == (
+            "recommended against defaults: 3.00x (2.90-3.20) the items per second, better in 6 of 6 pairs; "
+            "290 items/s at a p99 of 20ms against 100 items/s at a p99 of 20ms"
         )
 
-    def test_says_if_the_difference_may_be_none(self) -> None:
-        assert "no difference that one could count on" in self.compare([110.0, 90.0], [100.0, 100.0])
+    @pytest.mark.parametrize(("better", "chance"), [(9, False), (8, False), (7, True), (4, True), (0, True)])
+    def test_says_if_it_may_be_chance(self, better: int, chance: bool) -> None:
+        """One slow moment takes nothing away, a draw is none."""
+        told = self.compare([200.0] * better + [50.0] * (9 - better), [100.0] * 9)
 
-    def test_says_how_often_the_defaults_do_what_was_asked(self) -> None:
+        assert f"better in {better} of 9 pairs" in told
+        assert ("which may be chance" in told) is chance
+
+    def test_says_if_the_defaults_did_not_do_what_was_asked(self) -> None:
         """A ratio to nothing is none."""
-        assert "the defaults do what was asked in 1 of 2 turns" in self.compare([5.0, 5.0], [0.0, 2.0])
+        told = self.compare([5.0, 5.0], [0.0, 2.0])
+
+        assert "better in 2 of 2 pairs" in told
+        assert "the defaults did not always do what was asked" in told
 
     def test_at_a_rate_it_is_about_the_delay(self) -> None:
         goal = Goal(what="latency", rate=10.0)
@@ -159,8 +168,10 @@ class TestVerdict:
         late = make_turn(DEFAULT, p99=0.03, offered=10.0, throughput=5.0)
 
         told = verdict(record, record.versus([mine, mine], [theirs, theirs]))
-        assert told.startswith("recommended against defaults: a p99 3.00x (3.00-3.00) shorter; ")
-        assert "what was asked in 0 of 1 turns" in verdict(record, record.versus([mine], [late]))
+        assert told.startswith(
+            "recommended against defaults: a p99 3.00x (3.00-3.00) shorter, better in 2 of 2 "
+        )
+        assert "did not always do what was asked" in verdict(record, record.versus([mine], [late]))
 
 
 class TestShown:
