@@ -178,9 +178,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"sweep: {error}", file=sys.stderr)  # noqa: T201
         return 2
     with progress() as told:
-        told.say(f"{arguments.target}: {record.goal}")
         try:
-            advice, versus, stopped = _course(plan, record, told)
+            advice, versus, stopped = _course(plan, record, told, arguments.target)
         except BadArgument as error:  # an opener shows what it opens when it is called
             told.say(f"sweep: {error}")
             return 2
@@ -227,10 +226,13 @@ def _until_ctrl_c(told: Progress) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _course(plan: Plan, record: Record, told: Progress) -> tuple[Advice | None, Versus | None, bool]:
+def _course(
+    plan: Plan, record: Record, told: Progress, target: str
+) -> tuple[Advice | None, Versus | None, bool]:
     """Run it; Ctrl-C ends it with what there is."""
     advice: Advice | None = None
     with _until_ctrl_c(told) as stop:
+        told.say(f"{target}: {record.goal}")
         course = Course(plan, record, told, stop)
         try:
             advice = course.run()
@@ -238,6 +240,11 @@ def _course(plan: Plan, record: Record, told: Progress) -> tuple[Advice | None, 
                 told.say("beside the defaults:")
                 return advice, course.against_defaults(advice.cell), False
         except (Stopped, KeyboardInterrupt):
+            return advice, None, True
+        except BaseExceptionGroup as group:
+            # It came up in a task of the turn's: in the SendFn, for one.
+            if group.subgroup(KeyboardInterrupt) is None:
+                raise
             return advice, None, True
     return advice, None, False
 

@@ -15,7 +15,21 @@ from benchmarks.sweep.record import Record, Versus
 
 __all__ = ["as_json", "as_map", "as_table", "errors", "line", "map_values"]
 
-_HEAD = ("", "items", "age", "leases", "size", "items/s", "spread", "p50", "p99", "fill", "retries", "failed")
+_HEAD = (
+    "",
+    "items",
+    "age",
+    "leases",
+    "size",
+    "items/s",
+    "spread",
+    "p50",
+    "p99",
+    "fill",
+    "errors",
+    "retries",
+    "failed",
+)
 _SHADES = " ░▒▓█"
 
 
@@ -36,7 +50,7 @@ def line(cell: Cell, figures: Figures) -> str:
 
 def as_table(record: Record, chosen: Cell | None) -> str:
     """
-    Draw the table: one line per cell and item size.
+    Draw the table: one line per cell and item size. Errors are failed attempts, failed are items given up.
 
     Args:
         record: What was measured.
@@ -60,6 +74,7 @@ def as_table(record: Record, chosen: Cell | None) -> str:
                     _time(figures.p50),
                     _time(figures.p99),
                     _fill(cell, figures),
+                    str(sum(figures.errors.values())),
                     str(figures.retries),
                     str(figures.failed),
                 )

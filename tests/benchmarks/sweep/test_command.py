@@ -238,3 +238,27 @@ class TestInterrupt:
         assert "stopped: this is what was measured so far" in out
         assert read["stopped"] is True
         assert read["cells"]
+
+    def test_a_second_one_does_not_wait_for_the_turn(self, tmp_path: Path) -> None:
+        """Whose SendFn hangs need not wait until that is given up."""
+        begun = "__import__('sys').stderr.write('sending\\n')"
+        target = make_source(tmp_path, f"{begun}\n    await anyio.sleep_forever()")
+        with subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", "sweep", target, "--seconds=30"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            assert process.stdout is not None
+            told = iter(process.stderr)
+            assert "sending\n" in told  # a turn has begun
+            process.send_signal(signal.SIGINT)
+            assert any(line.startswith("stopping after this turn") for line in told)
+            process.send_signal(signal.SIGINT)
+            out = process.stdout.read()
+            rest = process.stderr.read()
+
+        assert process.returncode == 130, rest
+        assert out == "stopped before anything was measured\n"
