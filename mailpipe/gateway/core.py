@@ -39,6 +39,7 @@ from mailpipe.gateway.disk import DiskSpace
 from mailpipe.gateway.journal import JournalStore
 from mailpipe.gateway.options import channel_options
 from mailpipe.gateway.outbox import FileOutbox
+from mailpipe.gateway.patience import Patience
 from mailpipe.gateway.spooling import Spooling, SpoolStatistics
 from mailpipe.gateway.validation import Validation
 from mailpipe.reply import Reply
@@ -251,6 +252,7 @@ class Gateway:
             Exception: Whatever a step's setup raised; nothing is left open.
         """
         self._loop = asyncio.get_running_loop()
+        self._patience = Patience(self._loop)
         opened: asyncio.Future[None] = self._loop.create_future()
         self._task = self._loop.create_task(self._run(opened), name=f"gateway {self.name}")
         self._task.add_done_callback(self._ended)
@@ -483,7 +485,7 @@ class Gateway:
     async def _outcome(self, envelope: Envelope, receipt: Receipt[Result | None], deadline: float) -> Result:
         try:
             try:
-                async with asyncio.timeout_at(deadline):
+                with self._patience.until(deadline):
                     outcome = await receipt.wait()
             except TimeoutError:
                 if receipt.cancel():

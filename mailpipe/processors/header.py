@@ -50,13 +50,10 @@ class HeaderOptions:
 @processor("header", options=HeaderOptions, writes=("prelude",), inline=True, rejects=False)
 def header(envelope: Envelope, options: HeaderOptions) -> None:
     """Write Return-Path, Delivered-To and Received into ``envelope.prelude``."""
-    lines = header_line("Return-Path", f"<{envelope.mail_from}>")
     single = envelope.recipients[0].address if len(envelope.recipients) == 1 else ""
+    lines = _return_path(envelope.mail_from)
     if single:
-        delivered = single
-        if options.primary_mail_host:
-            delivered = f"{single.rpartition('@')[0] or single}@{options.primary_mail_host}"
-        lines += header_line("Delivered-To", delivered)
+        lines += _delivered_to(single, options.primary_mail_host)
     envelope.prelude = lines + _received(envelope, single)
 
 
@@ -65,12 +62,30 @@ def _received(envelope: Envelope, single: str) -> bytes:
     session = envelope.session
     protocol = _protocol(session, smtputf8=envelope.smtputf8)
     told = _session_part(session.helo, session.peer, session.hostname, protocol)
-    recipient = f"for <{header_value(single)}>" if single else ""
+    recipient = _for(single) if single else ""
     date = _date(int(envelope.received_at))
     return f"{told} id {_word(envelope.queue_id)}\r\n {recipient}; {date}\r\n".encode()
 
 
-# Both bounded, and of few values at a time: the mails of one connection, of one second.
+# All bounded, and of few values at a time: addresses come again, and these are the mails of one
+# connection, of one second.
+@functools.lru_cache(maxsize=1024)
+def _return_path(sender: str) -> bytes:
+    return header_line("Return-Path", f"<{sender}>")
+
+
+@functools.lru_cache(maxsize=1024)
+def _delivered_to(recipient: str, host: str) -> bytes:
+    return header_line(
+        "Delivered-To", f"{recipient.rpartition('@')[0] or recipient}@{host}" if host else recipient
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _for(recipient: str) -> str:
+    return f"for <{header_value(recipient)}>"
+
+
 @functools.lru_cache(maxsize=1024)
 def _session_part(helo: str, peer: str, hostname: str, protocol: str) -> str:
     return f"Received: from {_word(helo)} ({_address(peer)})\r\n by {_word(hostname)} with {protocol}"
