@@ -29,7 +29,7 @@ class Advice:
     """What speaks against trusting it; ``""`` for nothing."""
 
 
-_AXES = (("batch_items_max", "items a batch"), ("max_leases", "leases"))
+_AXES = (("batch_items_max", "item{} a batch"), ("max_leases", "lease{}"))
 
 
 def _beyond(record: Record, cell: Cell, name: str, noun: str, tolerance: float) -> str:
@@ -39,8 +39,9 @@ def _beyond(record: Record, cell: Cell, name: str, noun: str, tolerance: float) 
     if not more or not here:
         return ""
     gain = max(more) / here - 1
+    noun = noun.format("" if value == 1 else "s")
     if gain < -tolerance:
-        return f"more than {value} {noun} do worse ({gain:+.0%} at best)"
+        return f"beyond {value} {noun} it gets worse ({gain:+.0%} at best)"
     noise = ", which is within the noise" if gain > tolerance else ""
     return f"beyond {value} {noun} the gain is {max(gain, 0):.1%} at most{noise}"
 

@@ -79,8 +79,15 @@ class TestAdvice:
             return {"throughput": 1.0} if cell.batch_items_max > 256 else {}
 
         assert (
-            "More than 256 items a batch do worse (-100% at best)"
+            "Beyond 256 items a batch it gets worse (-100% at best)"
             in advise(make_record(answer), tolerance=0.03).reason
+        )
+
+    def test_one_is_no_plural(self) -> None:
+        record = make_record(lambda cell: {"throughput": 100.0 / cell.max_leases})
+
+        assert advise(record, tolerance=0.03).reason.startswith(
+            "Beyond 1 item a batch the gain is 0.0% at most; beyond 1 lease it gets worse (-50% at best)."
         )
 
     def test_warns_where_the_axis_ends(self) -> None:
