@@ -170,7 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
     Run a sweep and print what it found.
 
     Returns:
-        The exit status: 0, 1 if the target does not work, 2 for wrong use, 130 after Ctrl-C.
+        The exit status: 0, 1 if the target does not work or a file cannot be written, 2 for wrong use, 130 after Ctrl-C.
     """
     try:
         plan, record = _read(arguments)
@@ -187,6 +187,23 @@ def run(arguments: argparse.Namespace) -> int:
             told.say(f"sweep: {error}")
             return 1
     _report(record, advice, versus, stopped=stopped)
+    try:
+        _write(arguments, record, advice, versus, stopped=stopped)
+    except OSError as error:  # the figures have been shown; they are not lost
+        print(f"sweep: {error.filename} cannot be written: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 130 if stopped else 0
+
+
+def _write(
+    arguments: argparse.Namespace,
+    record: Record,
+    advice: Advice | None,
+    versus: Versus | None,
+    *,
+    stopped: bool,
+) -> None:
+    """The files that were asked for."""
     if arguments.json is not None:
         about = {
             "target": arguments.target,
@@ -199,7 +216,6 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.json.write_text(text + "\n", encoding="utf-8")
     if arguments.plot is not None and record.cells():
         plot.draw(record, advice, arguments.target, arguments.plot)
-    return 130 if stopped else 0
 
 
 @contextmanager

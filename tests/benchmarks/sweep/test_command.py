@@ -96,6 +96,15 @@ class TestSweep:
         begin = file.read_bytes()[:200]
         assert (b"<svg" if ending == "svg" else b"PNG") in begin or b"<?xml" in begin
 
+    def test_a_file_that_cannot_be_written_takes_nothing_away(self, tmp_path: Path, capsys: Capture) -> None:
+        """After minutes of measuring, the figures are shown all the same."""
+        one = ["--batch-items-max=8", "--max-leases=1", "--batch-age-max=0"]
+
+        assert main(["sweep", "scripted:a=1ms", *QUICK, *one, f"--json={tmp_path}"]) == 1
+        captured = capsys.readouterr()
+        assert "recommended:" in captured.out
+        assert f"sweep: {tmp_path} cannot be written: Is a directory" in captured.err
+
     @pytest.mark.parametrize("backend", ["trio", "uvloop"])
     def test_runs_on_other_loops(self, backend: str) -> None:
         pytest.importorskip(backend)
