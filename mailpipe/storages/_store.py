@@ -197,6 +197,8 @@ class SqlStore(SqlArchive):
             connection.close()
         if self.shelf is not None:
             self.shelf.close()
+        if isinstance(self._turn, Turn):
+            self._turn.close()
         self.database.close()
 
     def _recover(self, error: BaseException) -> None:

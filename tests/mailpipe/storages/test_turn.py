@@ -93,6 +93,27 @@ class TestTurn:
         with Turn(path, 0.05):
             pass
 
+    def test_a_turn_that_nobody_waits_for_any_more_is_given_back(self, path: Path) -> None:
+        """It comes after all to who gave up, and holds up nobody; not even the same process."""
+        first, patient = Turn(path, 1), Turn(path, 0.05)
+        with first:
+            for _ in range(3):
+                with pytest.raises(TimeoutError), patient:
+                    pytest.fail("it is the other's turn")
+        with Turn(path, 30), pytest.raises(TimeoutError), patient:
+            pytest.fail("it is the other's turn")
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with patient:
+                    break
+            except TimeoutError:
+                assert time.monotonic() < deadline
+        with Turn(path, 30):
+            pass
+        patient.close()
+        patient.close()
+
     def test_the_turn_of_a_dead_process_is_over(self, path: Path) -> None:
         """Killed in its turn, a process holds nobody up."""
         command = [sys.executable, "-c", HOLD, str(path)]
