@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -180,58 +179,95 @@ class TestJournal:
             await channel.flush()
         assert sorted(gate.got) == list(range(500))
 
-    def test_survives_kill_9(self, tmp_path: Path) -> None:
-        """What send returned for is delivered by the next run, however the first one died."""
-        program = textwrap.dedent("""
-            import sys, anyio
-            from dispatcher import BlockNewItems, ChannelOptions
-            from dispatcher.durable import DurableChannel
-            from dispatcher.stores.sqlite import SQLiteStore
 
-            async def never(batch):
-                await anyio.sleep_forever()
+class TestKill:
+    """Runs that die at any moment, one after the other over one file."""
 
-            async def main():
-                options = ChannelOptions(full_behavior=BlockNewItems(100))
-                async with SQLiteStore(sys.argv[1]) as store:
-                    async with DurableChannel(never, store, mode="journal", options=options) as channel:
-                        for item in range(100_000):
-                            await channel.send(item)
-                            print(item, flush=True)
+    PROGRAM = textwrap.dedent("""
+        import random, sys, anyio
+        from dispatcher import BlockNewItems, ChannelOptions
+        from dispatcher.durable import DurableChannel
+        from dispatcher.stores.sqlite import SQLiteStore
 
-            anyio.run(main)
-        """)
+        path, mode, first = sys.argv[1], sys.argv[2], int(sys.argv[3])
+
+        def say(word, *items):
+            print(word, *items, flush=True)
+
+        async def send(batch):
+            await anyio.sleep(random.choice([0, 0, 0.001, 0.005]))
+            say("delivered", *batch)
+
+        async def main():
+            options = ChannelOptions(
+                batch_items_max=5, batch_age_max=0, full_behavior=BlockNewItems(10), max_leases=3
+            )
+            async with SQLiteStore(path) as store, DurableChannel(send, store, "q", mode, options=options) as channel:
+                spilled = []
+                for item in range(first, first + 100_000):
+                    before = channel.statistics().spilled
+                    await channel.send(item)
+                    if mode == "journal":
+                        say("kept", item)
+                    elif channel.statistics().spilled > before:
+                        spilled.append(item)
+                    if item % 7 == 0:
+                        await anyio.sleep(0.001)
+                    if spilled and not channel.statistics().waiting_for_disk:
+                        say("kept", *spilled)
+                        spilled.clear()
+                    if item % 40 == 0:
+                        await channel.flush()
+                        say("settled")
+
+        anyio.run(main)
+    """)
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_nothing_kept_is_lost_and_nothing_settled_comes_again(self, tmp_path: Path, mode: str) -> None:
+        """Overflow keeps what it has written to disk; a journal whatever `send` returned for."""
         path = tmp_path / "store.db"
-        confirmed: list[int] = []
+        kept: set[int] = set()
+        delivered: set[int] = set()
+        settled: set[int] = set()
         rounds = int(os.environ.get("KILL_ROUNDS", "3"))
-        for _ in range(rounds):
-            with subprocess.Popen(
-                [sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True, cwd=os.getcwd()
-            ) as child:
+
+        def hear(line: str) -> None:
+            if not line.endswith("\n"):
+                return  # torn by the kill
+            word, *items = line.split()
+            numbers = {int(item) for item in items}
+            match word:
+                case "kept":
+                    kept.update(numbers)
+                case "delivered":
+                    assert not numbers & settled
+                    delivered.update(numbers)
+                case "settled":
+                    settled.update(delivered)
+
+        for number in range(rounds):
+            command = [sys.executable, "-c", self.PROGRAM, str(path), mode, str(1 + number * 100_000)]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=os.getcwd()) as child:
                 assert child.stdout is not None
-                fatal = len(confirmed) + 20 + random.randrange(60)
-                for line in child.stdout:
-                    if len(confirmed) == fatal:
+                fatal = random.randrange(5, 150)
+                for count, line in enumerate(child.stdout):
+                    hear(line)
+                    if count == fatal:
                         child.send_signal(signal.SIGKILL)
-                    if line.endswith("\n"):
-                        confirmed.append(int(line))
-        got: list[int] = []
+            with contextlib.closing(sqlite3.connect(path)) as database:
+                assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
         async def collect(batch: Batch[int]) -> None:
-            got.extend(batch)
+            hear(f"delivered {' '.join(map(str, batch))}\n")
 
         async def rest() -> None:
-            async with SQLiteStore(path) as store, DurableChannel(collect, store, mode="journal") as channel:
-                channel.close()
-                await channel.wait_drained()
+            async with SQLiteStore(path) as store, DurableChannel(collect, store, "q", mode) as channel:  # type: ignore[arg-type]
+                await channel.aclose()
 
         anyio.run(rest)
-        assert len(confirmed) >= 20 * rounds
-        delivered = Counter(got)
-        for item, times in Counter(confirmed).items():
-            assert delivered[item] >= times
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert len(kept) >= rounds
+        assert not kept - delivered
 
 
 @pytest.mark.parametrize("mode", MODES)
